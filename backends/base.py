@@ -1,0 +1,130 @@
+"""The contract between the gateway and whatever generates text.
+
+To add a backend: write one module with a class that satisfies `Backend` and an `Options` model of
+its own, and add its line to `BACKENDS`. The contract suite in tests/contracts then runs on it.
+What wraps other backends (speculation, race, cascade) is a Backend too; it names the upstreams it
+is made of in `parts`, gets them ready-built through `Resources`, and does not close them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
+
+import httpx
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from gateway.core.chat import ChatRequest
+from gateway.core.events import Event
+from gateway.core.exchange import Call
+from gateway.core.routing import Price, Tier, Upstream, Zone
+
+
+def _zone(value: object) -> object:
+    names = {zone.label: zone for zone in Zone}
+    if isinstance(value, str) and value in names:
+        return names[value]
+    if isinstance(value, Zone):
+        return value
+    raise ValueError(f"a zone is one of {', '.join(names)}")
+
+
+ZoneName = Annotated[Zone, BeforeValidator(_zone)]
+
+
+class PriceOptions(BaseModel):
+    """USD per million tokens, as an operator writes it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: float
+    output: float
+    cached_input: float | None = None
+    as_of: str = ""
+
+    def price(self) -> Price:
+        return Price(**self.model_dump())
+
+
+class Options(BaseModel):
+    """What every upstream's config entry may say; each backend adds its own fields.
+
+    `zone` is public unless configured, never inferred from an address (DESIGN 2.3).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    zone: ZoneName = Zone.PUBLIC
+    tier: Literal["local", "cloud"] | None = None
+    context: int | None = None
+    price: PriceOptions | None = None
+    watts: float | None = None
+
+    def tier_or_default(self) -> Tier:
+        """local for kind llama_cpp and for zone machine, else cloud, unless set (DESIGN 8)."""
+        if self.tier is not None:
+            return Tier(self.tier)
+        local = self.kind == "llama_cpp" or self.zone == Zone.MACHINE
+        return Tier.LOCAL if local else Tier.CLOUD
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What the composition root lends to backends. `backends` holds the parts, already built.
+
+    `transport` makes the httpx transport that all egress goes through; a test puts a MockTransport
+    there. `model_dir` is where a relative GGUF path is looked for.
+    """
+
+    backends: Mapping[str, Backend] = field(default_factory=dict)
+    transport: Callable[[], httpx.AsyncBaseTransport] | None = None
+    model_dir: Path = Path("models")
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """Whether an upstream can serve now; `detail` is for an operator's eyes."""
+
+    ok: bool
+    detail: str = ""
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Something that answers requests as a stream of core events."""
+
+    options_model: ClassVar[type[Options]]
+    """What its config entry may say. It is built as `Class(name, options, resources)`."""
+
+    @property
+    def upstream(self) -> Upstream:
+        """What routing may know; may grow more exact once `start` has run."""
+
+    @classmethod
+    def parts(cls, options: Options) -> tuple[str, ...]:
+        """Names of the upstreams this one is made of; () for most."""
+
+    async def start(self) -> None:
+        """Become ready. Must not raise for an upstream that is merely down: `health` says so."""
+
+    def stream(self, request: ChatRequest, call: Call) -> AsyncGenerator[Event, None]:
+        """Answer one request. Every failure is raised as a TandemError.
+
+        Events come as the upstream says them; a well-ended answer has a Finish for each choice
+        (or is one Document, when `request.stream` is false and the upstream sent it whole), and
+        usage if it is known. The caller closes the generator on every exit; closing it stops the
+        work upstream (DESIGN 2.6).
+        """
+
+    async def count(self, request: ChatRequest) -> int | None:
+        """Exact prompt tokens by the model's own tokenizer and template; None if unknown."""
+
+    async def health(self) -> Health:
+        """A cheap look, no tokens spent."""
+
+    async def aclose(self) -> None:
+        """Stop everything this backend started: processes, connections, tasks."""

@@ -1,0 +1,163 @@
+"""What a client asks for and what it gets: ChatRequest in, Completion out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+Json: TypeAlias = Mapping[str, Any]
+
+EMPTY: Json = {}
+
+
+class Endpoint(StrEnum):
+    """What kind of answer is asked for; also the request's class in metrics."""
+
+    CHAT = "chat"
+    COMPLETION = "completion"
+    INFILL = "infill"
+
+
+class Feature(StrEnum):
+    """An ability that a request can need and an upstream can have.
+
+    A request never reaches an upstream that lacks one of its features: it goes elsewhere,
+    or the client gets a 400 that names the parameter (DESIGN 2.1, 2.2).
+    """
+
+    CHAT = "chat"
+    COMPLETION = "completion"
+    FIM = "fim"  # a `suffix`, or /infill
+    TOOLS = "tools"
+    JSON_MODE = "response_format"
+    N = "n"
+    LOGPROBS = "logprobs"
+    LOGIT_BIAS = "logit_bias"
+    IMAGES = "images"
+    AUDIO = "audio"
+    ECHO = "echo"
+    TOP_K = "top_k"
+    MIN_P = "min_p"
+    SEED = "seed"
+    PENALTIES = "frequency_penalty"
+    TOKEN_PROMPT = "prompt"  # a prompt given as token ids
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn. `raw` is the turn as it came, so that nothing a client sent is lost."""
+
+    role: str
+    text: str
+    raw: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snippet:
+    """A piece of another file that an editor sends along with a fill-in-the-middle request."""
+
+    text: str
+    filename: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen. None means that the client did not say."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest:
+    """One decoded request, whatever its dialect. Frozen: a change is a copy (`replace`).
+
+    `body` is the client's parsed JSON, in the client's dialect and order. A backend whose wire is
+    that dialect sends it on with as little changed as it can, which is how fields that we do not
+    understand are carried through.
+    """
+
+    endpoint: Endpoint
+    dialect: str
+    model: str
+    messages: tuple[Message, ...] = ()
+    prompt: str | tuple[int, ...] = ""
+    suffix: str | None = None
+    snippets: tuple[Snippet, ...] = ()
+    sampling: Sampling = Sampling()
+    stream: bool = False
+    include_usage: bool = False
+    features: frozenset[Feature] = frozenset()
+    extra: Json = field(default_factory=dict)
+    body: Json = field(default_factory=dict)
+
+    @property
+    def text_bytes(self) -> int:
+        """UTF-8 length of everything a model will read.
+
+        For byte-level vocabularies an upper bound of the prompt's tokens, short of the chat
+        template's own (DESIGN 2.2), and cheap enough to ask on every request.
+        """
+        if isinstance(self.prompt, tuple):
+            return len(self.prompt)
+        texts = [self.prompt, self.suffix or ""]
+        texts += [message.text for message in self.messages]
+        texts += [snippet.text + snippet.filename for snippet in self.snippets]
+        return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of one answer. `estimated` is set when an upstream did not report them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A whole tool call; `arguments` is JSON text, as on the wire."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """One finished alternative."""
+
+    index: int = 0
+    text: str = ""
+    reasoning: str = ""
+    refusal: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """A whole answer: what `collect` makes of a stream, and what the cache keeps."""
+
+    choices: tuple[Choice, ...] = ()
+    usage: Usage | None = None

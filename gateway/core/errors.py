@@ -1,0 +1,207 @@
+"""Every failure a client can see, as one tree.
+
+    TandemError
+    ├── RequestError              400  the client must change the request
+    │   ├── InvalidRequest        400  malformed or out of range; names the parameter
+    │   ├── Unsupported           400  no candidate can honour a parameter
+    │   ├── ContextExceeded       400  context_length_exceeded
+    │   ├── AuthenticationFailed  401
+    │   ├── Forbidden             403  the key, Host or Origin may not
+    │   ├── NotFound              404  unknown model, path or record
+    │   ├── MethodNotAllowed      405
+    │   ├── BodyTooLarge          413
+    │   └── WrongMediaType        415
+    ├── Overloaded                429  queue or rate limit; carries Retry-After
+    ├── Unavailable               503  nothing that may serve this request can
+    │   └── LocalUnavailable      503  nothing inside the request's zone can
+    ├── Internal                  500  our own fault
+    └── UpstreamError             502  an upstream failed; the next candidate may be tried
+        ├── UpstreamUnreachable   502  refused, reset before a byte, DNS, TLS
+        ├── UpstreamTimeout       504
+        ├── UpstreamRejected           its own 4xx, mapped; not retried
+        ├── UpstreamOverloaded    429  its 429 or 529
+        ├── UpstreamFailed        502  its 5xx
+        ├── UpstreamBroken        502  malformed, cut, or an error inside the stream
+        └── EngineFailed          503  the local engine's worker died or refused to load
+
+Backends translate what they meet into this tree in one place each; dialects render it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class TandemError(Exception):
+    """Base of the tree.
+
+    `message` is a sentence for people and never holds a prompt, key or header value.
+    `retryable` says whether another candidate may be tried; `source` says who spoke.
+    """
+
+    status: int = 500
+    type: str = "server_error"
+    code: str | None = None
+    retryable: bool = False
+    source: ClassVar[str] = "gateway"
+    outcome: str = "internal"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        if code is not None:
+            self.code = code
+        self.retry_after = retry_after
+        self.headers = dict(headers or {})
+
+
+class RequestError(TandemError):
+    status = 400
+    type = "invalid_request_error"
+    outcome = "client_error"
+
+
+class InvalidRequest(RequestError):
+    code = "invalid_value"
+
+
+class Unsupported(RequestError):
+    code = "unsupported_parameter"
+
+
+class ContextExceeded(RequestError):
+    code = "context_length_exceeded"
+
+
+class AuthenticationFailed(RequestError):
+    status = 401
+    code = "invalid_api_key"
+
+
+class Forbidden(RequestError):
+    status = 403
+    type = "permission_error"
+    code = "forbidden"
+
+
+class NotFound(RequestError):
+    status = 404
+    code = "not_found"
+
+
+class MethodNotAllowed(RequestError):
+    status = 405
+    code = "method_not_allowed"
+
+
+class BodyTooLarge(RequestError):
+    status = 413
+    code = "request_too_large"
+
+
+class WrongMediaType(RequestError):
+    status = 415
+    code = "unsupported_media_type"
+
+
+class Overloaded(TandemError):
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+    retryable = True
+    outcome = "shed"
+
+
+class Unavailable(TandemError):
+    status = 503
+    code = "unavailable"
+    outcome = "upstream_error"
+
+
+class LocalUnavailable(Unavailable):
+    code = "local_unavailable"
+    outcome = "policy_blocked"
+
+
+class Internal(TandemError):
+    code = "internal_error"
+
+
+class UpstreamError(TandemError):
+    status = 502
+    type = "upstream_error"
+    code = "upstream_error"
+    retryable = True
+    source = "upstream"
+    outcome = "upstream_error"
+    kind: ClassVar[str] = "protocol"
+    """The `class` label of tandem_upstream_requests_total."""
+
+
+class UpstreamUnreachable(UpstreamError):
+    code = "upstream_unreachable"
+    kind = "connect"
+
+
+class UpstreamTimeout(UpstreamError):
+    status = 504
+    code = "upstream_timeout"
+    outcome = "timeout"
+    kind = "timeout"
+
+
+class UpstreamRejected(UpstreamError):
+    """The upstream's own 4xx: the client's request is at fault, or our credential is."""
+
+    retryable = False
+    outcome = "client_error"
+    kind = "4xx"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        type: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message, param=param, code=code or "upstream_rejected")
+        self.status = status
+        self.type = type
+
+
+class UpstreamOverloaded(UpstreamError):
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+    outcome = "shed"
+    kind = "429"
+
+
+class UpstreamFailed(UpstreamError):
+    """The upstream answered 5xx."""
+
+    kind = "5xx"
+
+
+class UpstreamBroken(UpstreamError):
+    code = "upstream_broken"
+    outcome = "truncated"
+    kind = "reset"
+
+
+class EngineFailed(UpstreamError):
+    status = 503
+    code = "engine_failed"
+    kind = "reset"

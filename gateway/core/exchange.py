@@ -1,0 +1,154 @@
+"""One request on its way: who asks, what became of it, and the record it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.core.chat import ChatRequest, Usage
+from gateway.core.events import Event
+from gateway.core.routing import Route, Tier, Zone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who sent a request. `key_id` is the first 8 hex digits of the key's digest, "" without keys.
+
+    `models` is what the key may ask for; None means everything.
+    """
+
+    tenant: str = "default"
+    key_id: str = ""
+    zone: Zone = Zone.PUBLIC
+    models: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What a backend needs to know of the request around the ChatRequest.
+
+    `zone` is the widest zone the content may reach; every client checks it once more before it
+    opens a connection. `deadline` is on the monotonic clock, in seconds.
+    """
+
+    id: str
+    tenant: str = "default"
+    zone: Zone = Zone.PUBLIC
+    deadline: float | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Exchange:
+    """One request in flight. Born in the server, dies with its response."""
+
+    id: str
+    caller: Caller
+    request: ChatRequest
+    arrived: float
+    headers: Mapping[str, str] = field(default_factory=dict)
+    deadline: float | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Reply:
+    """What the pipeline hands back once: the plan, then the events. The server closes `events`."""
+
+    route: Route
+    tier: Tier
+    upstream: str
+    headers: dict[str, str]
+    events: AsyncIterator[Event]
+    record: RecordDraft
+
+
+@dataclass(slots=True, kw_only=True)
+class Attempt:
+    """One try at one upstream: how long it took and how it ended ("ok" or an error kind)."""
+
+    upstream: str
+    result: str
+    seconds: float
+
+
+@dataclass(slots=True, kw_only=True)
+class RecordDraft:
+    """A record while its request is still in flight; `freeze` ends it.
+
+    Times are seconds: `ttft_s` from arrival to the first content, `last_s` to the last.
+    """
+
+    id: str
+    endpoint: str
+    model: str
+    stream: bool
+    tenant: str
+    key_id: str
+    zone: str
+    created: float = 0.0
+    upstream: str = ""
+    upstream_model: str = ""
+    tier: Tier = Tier.NONE
+    reason: str = "none"
+    rule: str | None = None
+    score: float | None = None
+    cache: str = "bypass"
+    attempts: list[Attempt] = field(default_factory=list)
+    usage: Usage = Usage()
+    finish_reason: str | None = None
+    outcome: str = "internal"
+    error: str | None = None
+    status: int = 200
+    decide_s: float | None = None
+    ttft_s: float | None = None
+    duration_s: float = 0.0
+    inter_token_s: float | None = None
+    cost_usd: float | None = None
+    cost_known: bool = False
+    energy_j: float | None = None
+    energy_estimated: bool = True
+    speculation: dict[str, Any] | None = None
+
+    def freeze(self) -> ExchangeRecord:
+        values = {name: getattr(self, name) for name in ExchangeRecord.__slots__}
+        values["attempts"] = tuple(self.attempts)
+        return ExchangeRecord(**values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangeRecord:
+    """What happened, once, for everyone who wants to know: metrics, log, request page, router.
+
+    Holds no prompt, no answer, no header and no key.
+    """
+
+    id: str
+    endpoint: str
+    model: str
+    stream: bool
+    tenant: str
+    key_id: str
+    zone: str
+    created: float
+    upstream: str
+    upstream_model: str
+    tier: Tier
+    reason: str
+    rule: str | None
+    score: float | None
+    cache: str
+    attempts: tuple[Attempt, ...]
+    usage: Usage
+    finish_reason: str | None
+    outcome: str
+    error: str | None
+    status: int
+    decide_s: float | None
+    ttft_s: float | None
+    duration_s: float
+    inter_token_s: float | None
+    cost_usd: float | None
+    cost_known: bool
+    energy_j: float | None
+    energy_estimated: bool
+    speculation: dict[str, Any] | None
