@@ -43,6 +43,22 @@ class Feature(StrEnum):
     SEED = "seed"
     PENALTIES = "frequency_penalty"
     TOKEN_PROMPT = "prompt"  # a prompt given as token ids
+    PROMPT_LIST = "prompt_list"  # several prompts in one request
+
+    @property
+    def param(self) -> str:
+        """The request field that asks for this ability, as an error names it."""
+        return _PARAMS.get(self, self.value)
+
+
+_PARAMS = {
+    Feature.CHAT: "messages",
+    Feature.COMPLETION: "prompt",
+    Feature.FIM: "suffix",
+    Feature.IMAGES: "messages",
+    Feature.AUDIO: "messages",
+    Feature.PROMPT_LIST: "prompt",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,9 @@
 """What an upstream says, piece by piece; `collect` folds the pieces into a Completion.
 
-Every backend yields these and nothing else. An event may carry the wire frame that it came from:
-when the client speaks the upstream's own dialect, the dialect passes those bytes on untouched
-(DESIGN 3, "two lanes out of one relay").
+Every backend yields these and nothing else. When the client speaks the upstream's own dialect, an
+event also carries the wire frame that it came from, and the dialect passes those bytes on untouched
+(DESIGN 3, "two lanes out of one relay"). A stream carries frames throughout or not at all; of the
+events that came from one frame, the first carries it.
 """
 
 from __future__ import annotations

@@ -59,7 +59,9 @@ class Upstream:
 
     `context` is in tokens, None if unknown. `prompt_ceiling` is true where a prompt's bytes
     bound its tokens (byte-level vocabularies), so that a short prompt needs no counting.
-    `watts` is the configured draw while busy, for the energy estimate.
+    `watts` is the configured draw while busy, for the energy estimate. `carries_body` says that
+    request fields which we do not read still reach the model's server; elsewhere they are announced
+    as ignored.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Upstream:
     watts: float | None = None
     created: int = 0
     prompt_ceiling: bool = False
+    carries_body: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,8 @@ class Answering:
     id: str
     created: int
     model: str
+    ttft_s: float | None = None
+    duration_s: float | None = None
 
 
 class StreamEncoder(Protocol):

@@ -1,0 +1,245 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from gateway.core.chat import ChatRequest, Choice, Completion, Endpoint, Feature, Message
+from gateway.core.errors import InvalidRequest, TandemError
+from gateway.core.events import (
+    Event,
+    Finish,
+    ReasoningDelta,
+    RefusalDelta,
+    TextDelta,
+    ToolCallDelta,
+    UsageReport,
+)
+from gateway.dialects.base import Answering
+from gateway.wire import fields
+from gateway.wire import openai_shapes as shapes
+
+READ = frozenset(
+    "model messages stream stream_options temperature top_p top_k min_p seed stop n max_tokens "
+    "max_completion_tokens frequency_penalty presence_penalty logit_bias logprobs top_logprobs "
+    "tools tool_choice response_format".split()
+)
+
+
+class OpenAIChat:
+    """Chat completions, streamed or whole."""
+
+    name = "openai_chat"
+    media_type = "application/json"
+    stream_media_type = "text/event-stream; charset=utf-8"
+
+    def decode(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> ChatRequest:
+        fields.refuse_denied(body)
+        model = fields.text(body, "model")
+        if not model:
+            raise InvalidRequest("You must name a model.", param="model", code="missing_model")
+        limit = fields.integer(body, "max_completion_tokens", 1)
+        if limit is None:
+            limit = fields.integer(body, "max_tokens", 1)
+        sampling, needs = shapes.sampling(body, max_tokens=limit)
+        stream, include_usage = shapes.stream_options(body)
+        messages = tuple(_messages(body, needs))
+        return ChatRequest(
+            endpoint=Endpoint.CHAT,
+            dialect=self.name,
+            model=model,
+            messages=messages,
+            sampling=sampling,
+            stream=stream,
+            include_usage=include_usage,
+            features=frozenset(needs | _abilities(body) | {Feature.CHAT}),
+            extra={key: value for key, value in body.items() if key not in READ},
+            body=body,
+        )
+
+    def encode(self, completion: Completion, answering: Answering, request: ChatRequest) -> bytes:
+        return orjson.dumps(
+            {
+                "id": answering.id,
+                "object": "chat.completion",
+                "created": answering.created,
+                "model": answering.model,
+                "choices": [_choice(choice) for choice in completion.choices],
+                "usage": shapes.usage_json(completion.usage) if completion.usage else None,
+            }
+        )
+
+    def encoder(self, answering: Answering, request: ChatRequest) -> ChatStream:
+        return ChatStream(answering, request.include_usage)
+
+    def error(self, error: TandemError) -> bytes:
+        return shapes.error_body(error)
+
+
+class ChatStream:
+    """One stream of chat.completion.chunk events.
+
+    Only the delta differs from chunk to chunk, so the rest is serialised once.
+    """
+
+    def __init__(self, answering: Answering, include_usage: bool) -> None:
+        head = {
+            "id": answering.id,
+            "object": "chat.completion.chunk",
+            "created": answering.created,
+            "model": answering.model,
+        }
+        self._head = b"data: " + orjson.dumps(head)[:-1] + b',"choices":['
+        self._tail = (b'],"usage":null}' if include_usage else b"]}") + b"\n\n"
+        self._include_usage = include_usage
+        self._begun: set[int] = set()
+        self._passing = False
+
+    def encode(self, event: Event) -> bytes:
+        if event.frame is not None or self._passing:
+            self._passing = True
+            if isinstance(event, UsageReport) and event.alone and not self._include_usage:
+                return b""
+            return event.frame or b""
+        match event:
+            case TextDelta():
+                return self._delta(event.choice, b'"content":' + orjson.dumps(event.text))
+            case ReasoningDelta():
+                return self._delta(event.choice, b'"reasoning_content":' + orjson.dumps(event.text))
+            case RefusalDelta():
+                return self._delta(event.choice, b'"refusal":' + orjson.dumps(event.text))
+            case ToolCallDelta():
+                call = orjson.dumps([_call_delta(event)])
+                return self._delta(event.choice, b'"tool_calls":' + call)
+            case Finish():
+                return self._chunk(event.choice, b"", orjson.dumps(event.reason))
+            case UsageReport() if self._include_usage:
+                usage = orjson.dumps(shapes.usage_json(event.usage))
+                return self._head + b'],"usage":' + usage + b"}\n\n"
+            case _:
+                return b""
+
+    def comment(self, text: str) -> bytes:
+        return shapes.comment(text)
+
+    def error(self, error: TandemError) -> bytes:
+        return shapes.event(shapes.error_body(error))
+
+    def end(self) -> bytes:
+        return shapes.DONE
+
+    def _delta(self, choice: int, delta: bytes) -> bytes:
+        return self._chunk(choice, delta, b"null")
+
+    def _chunk(self, choice: int, delta: bytes, finish: bytes) -> bytes:
+        first = b""
+        if choice not in self._begun:
+            self._begun.add(choice)
+            first = self._frame(choice, b'"role":"assistant","content":""', b"null")
+        return first + self._frame(choice, delta, finish)
+
+    def _frame(self, choice: int, delta: bytes, finish: bytes) -> bytes:
+        return b"".join(
+            (
+                self._head,
+                b'{"index":%d,"delta":{' % choice,
+                delta,
+                b'},"logprobs":null,"finish_reason":',
+                finish,
+                b"}",
+                self._tail,
+            )
+        )
+
+
+def _messages(body: Mapping[str, Any], needs: set[Feature]) -> list[Message]:
+    raw = fields.objects(body, "messages")
+    if not raw:
+        raise InvalidRequest("'messages' must hold at least one message.", param="messages")
+    return [_message(item, f"messages[{at}]", needs) for at, item in enumerate(raw)]
+
+
+def _message(raw: Mapping[str, Any], at: str, needs: set[Feature]) -> Message:
+    role = raw.get("role")
+    if not isinstance(role, str) or not role:
+        raise InvalidRequest(f"'{at}.role' must be a string.", param=f"{at}.role")
+    content = raw.get("content")
+    if content is None or isinstance(content, str):
+        text = content or ""
+    elif isinstance(content, list):
+        text = "".join(_part(part, f"{at}.content[{i}]", needs) for i, part in enumerate(content))
+    else:
+        raise fields.wrong_type(f"{at}.content", "a string or a list of parts", content)
+    return Message(role=role, text=text, raw=raw)
+
+
+def _part(part: Any, at: str, needs: set[Feature]) -> str:
+    if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+        raise InvalidRequest(f"'{at}' must be an object with a type.", param=at)
+    match part["type"]:
+        case "text":
+            if not isinstance(part.get("text"), str):
+                raise InvalidRequest(f"'{at}.text' must be a string.", param=f"{at}.text")
+            return str(part["text"])
+        case "image_url":
+            needs.add(Feature.IMAGES)
+        case "input_audio":
+            needs.add(Feature.AUDIO)
+        case "refusal":
+            return str(part.get("refusal", ""))
+        case _:
+            # A part we do not know could be anything; only an upstream that reads images and
+            # files is likely to know it.
+            needs.add(Feature.IMAGES)
+    return ""
+
+
+def _abilities(body: Mapping[str, Any]) -> set[Feature]:
+    needs = set()
+    if fields.objects(body, "tools") or fields.objects(body, "functions"):
+        needs.add(Feature.TOOLS)
+    wanted = fields.mapping(body, "response_format").get("type", "text")
+    if wanted != "text":
+        needs.add(Feature.JSON_MODE)
+    if fields.boolean(body, "logprobs") or fields.integer(body, "top_logprobs", 0, 20):
+        needs.add(Feature.LOGPROBS)
+    return needs
+
+
+def _choice(choice: Choice) -> dict[str, Any]:
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": choice.text if choice.text or not choice.tool_calls else None,
+        "refusal": choice.refusal or None,
+    }
+    if choice.reasoning:
+        message["reasoning_content"] = choice.reasoning
+    if choice.tool_calls:
+        message["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for call in choice.tool_calls
+        ]
+    return {
+        "index": choice.index,
+        "message": message,
+        "logprobs": None,
+        "finish_reason": choice.finish_reason,
+    }
+
+
+def _call_delta(event: ToolCallDelta) -> dict[str, Any]:
+    function: dict[str, Any] = {"arguments": event.arguments}
+    call: dict[str, Any] = {"index": event.index, "function": function}
+    # SDKs concatenate what they get, so id, type and name must come once (clients.md section 3).
+    if event.id:
+        call.update(id=event.id, type="function")
+    if event.name:
+        function["name"] = event.name
+    return call

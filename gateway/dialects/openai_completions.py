@@ -1,0 +1,167 @@
+"""POST /v1/completions, the legacy endpoint that editors complete code with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from gateway.core.chat import ChatRequest, Completion, Endpoint, Feature
+from gateway.core.errors import InvalidRequest, TandemError
+from gateway.core.events import Event, Finish, TextDelta, UsageReport
+from gateway.dialects.base import Answering
+from gateway.wire import fields
+from gateway.wire import openai_shapes as shapes
+
+DEFAULT_MAX_TOKENS = 16
+"""OpenAI's own default for this endpoint."""
+
+READ = frozenset(
+    "model prompt suffix stream stream_options temperature top_p top_k min_p seed stop n best_of "
+    "max_tokens frequency_penalty presence_penalty logit_bias logprobs echo".split()
+)
+
+
+class OpenAICompletions:
+    """Text completions, streamed or whole; with a `suffix`, fill-in-the-middle."""
+
+    name = "openai_completions"
+    media_type = "application/json"
+    stream_media_type = "text/event-stream; charset=utf-8"
+
+    def decode(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> ChatRequest:
+        fields.refuse_denied(body)
+        model = fields.text(body, "model")
+        if not model:
+            raise InvalidRequest("You must name a model.", param="model", code="missing_model")
+        limit = fields.integer(body, "max_tokens", 0)
+        sampling, needs = shapes.sampling(
+            body, max_tokens=DEFAULT_MAX_TOKENS if limit is None else limit
+        )
+        stream, include_usage = shapes.stream_options(body)
+        prompt = _prompt(body, needs)
+        suffix = fields.text(body, "suffix")
+        if suffix is not None:
+            needs.add(Feature.FIM)
+        if fields.integer(body, "logprobs", 0, 20) is not None:
+            needs.add(Feature.LOGPROBS)
+        if fields.boolean(body, "echo"):
+            needs.add(Feature.ECHO)
+        if (fields.integer(body, "best_of", 1, 128) or 1) > 1:
+            needs.add(Feature.N)
+        return ChatRequest(
+            endpoint=Endpoint.COMPLETION,
+            dialect=self.name,
+            model=model,
+            prompt=prompt,
+            suffix=suffix,
+            sampling=sampling,
+            stream=stream,
+            include_usage=include_usage,
+            features=frozenset(needs | {Feature.COMPLETION}),
+            extra={key: value for key, value in body.items() if key not in READ},
+            body=body,
+        )
+
+    def encode(self, completion: Completion, answering: Answering, request: ChatRequest) -> bytes:
+        return orjson.dumps(
+            {
+                "id": answering.id,
+                "object": "text_completion",
+                "created": answering.created,
+                "model": answering.model,
+                "choices": [
+                    {
+                        "index": choice.index,
+                        "text": choice.text,
+                        "logprobs": None,
+                        "finish_reason": choice.finish_reason,
+                    }
+                    for choice in completion.choices
+                ],
+                # Zed reads these three numbers and fails without them (clients.md trap 4).
+                "usage": shapes.usage_json(completion.usage) if completion.usage else None,
+            }
+        )
+
+    def encoder(self, answering: Answering, request: ChatRequest) -> CompletionStream:
+        return CompletionStream(answering, request.include_usage)
+
+    def error(self, error: TandemError) -> bytes:
+        return shapes.error_body(error)
+
+
+class CompletionStream:
+    """One stream of text_completion events. `text` is always a string: Tabby panics otherwise."""
+
+    def __init__(self, answering: Answering, include_usage: bool) -> None:
+        head = {
+            "id": answering.id,
+            "object": "text_completion",
+            "created": answering.created,
+            "model": answering.model,
+        }
+        self._head = b"data: " + orjson.dumps(head)[:-1] + b',"choices":['
+        self._tail = (b'],"usage":null}' if include_usage else b"]}") + b"\n\n"
+        self._include_usage = include_usage
+        self._passing = False
+
+    def encode(self, event: Event) -> bytes:
+        if event.frame is not None or self._passing:
+            self._passing = True
+            if isinstance(event, UsageReport) and event.alone and not self._include_usage:
+                return b""
+            return event.frame or b""
+        match event:
+            case TextDelta():
+                return self._frame(event.choice, orjson.dumps(event.text), b"null")
+            case Finish():
+                return self._frame(event.choice, b'""', orjson.dumps(event.reason))
+            case UsageReport() if self._include_usage:
+                usage = orjson.dumps(shapes.usage_json(event.usage))
+                return self._head + b'],"usage":' + usage + b"}\n\n"
+            case _:
+                return b""
+
+    def comment(self, text: str) -> bytes:
+        return shapes.comment(text)
+
+    def error(self, error: TandemError) -> bytes:
+        return shapes.event(shapes.error_body(error))
+
+    def end(self) -> bytes:
+        return shapes.DONE
+
+    def _frame(self, choice: int, text: bytes, finish: bytes) -> bytes:
+        return b"".join(
+            (
+                self._head,
+                b'{"index":%d,"text":' % choice,
+                text,
+                b',"logprobs":null,"finish_reason":',
+                finish,
+                b"}",
+                self._tail,
+            )
+        )
+
+
+def _prompt(body: Mapping[str, Any], needs: set[Feature]) -> str | tuple[int, ...]:
+    prompt = body.get("prompt")
+    if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int):
+        prompt = prompt[0]
+    if isinstance(prompt, str):
+        return prompt
+    if not isinstance(prompt, list) or not prompt:
+        raise fields.wrong_type("prompt", "a string, or a non-empty list", prompt)
+    if all(isinstance(item, int) and not isinstance(item, bool) for item in prompt):
+        needs.add(Feature.TOKEN_PROMPT)
+        return tuple(prompt)
+    needs.add(Feature.PROMPT_LIST)
+    if all(isinstance(item, str) for item in prompt):
+        return "".join(prompt)
+    if all(isinstance(item, list) and all(isinstance(i, int) for i in item) for item in prompt):
+        needs.add(Feature.TOKEN_PROMPT)
+        return tuple(token for item in prompt for token in item)
+    raise fields.wrong_type("prompt", "strings or lists of token ids, not a mixture", prompt)
