@@ -1,0 +1,320 @@
+"""The one door to HTTP upstreams: egress check, four clocks, size caps, and the error mapping.
+
+Everything goes through an `httpx.AsyncBaseTransport`, called directly: AsyncClient.send would cost
+more than the rest of a proxied request (relay.md section 2), and redirects, cookies, environment
+proxies and decompression, which it brings, are what an egress door must not have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from contextlib import aclosing, asynccontextmanager
+from functools import cache
+from typing import TypeVar
+
+import httpx
+from pydantic import BaseModel, ConfigDict, Field
+
+from backends.http_errors import rejection, reported, scrub
+from gateway.core.errors import (
+    LocalUnavailable,
+    TandemError,
+    UpstreamBroken,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from gateway.core.exchange import Call
+from gateway.core.routing import Zone
+from gateway.wire.openai import ErrorBody
+
+T = TypeVar("T")
+
+MAX_ERROR_BODY = 64 * 1024
+DRAIN_S = 0.1
+"""How long a finished stream may take to end, so that its connection can be used again."""
+
+
+class Timeouts(BaseModel):
+    """Seconds. `first_content` and `idle` count content only: no headers, role chunk or comment.
+
+    `document` bounds an answer that comes whole, whose headers wait for its last token.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    connect: float = Field(default=2.0, gt=0)
+    first_content: float = Field(default=60.0, gt=0)
+    idle: float = Field(default=30.0, gt=0)
+    document: float = Field(default=300.0, gt=0)
+
+
+class Clock:
+    """What one attempt may still wait for: first content, idle between contents, total deadline.
+
+    Only waiting for the upstream counts. A slow reader of ours holds the generator, not the clock:
+    `restart` is called when it comes back for more.
+    """
+
+    def __init__(self, upstream: str, timeouts: Timeouts, call: Call, *, streaming: bool) -> None:
+        self._upstream = upstream
+        self._idle = timeouts.idle
+        self._deadline = call.deadline
+        first = timeouts.first_content if streaming else timeouts.document
+        self._until = time.monotonic() + first
+        self._waiting_for = f"no content within {first:g} s"
+
+    def restart(self) -> None:
+        """Content has come, and has been taken."""
+        self._until = time.monotonic() + self._idle
+        self._waiting_for = f"no further content within {self._idle:g} s"
+
+    async def wait(self, step: Awaitable[T]) -> T:
+        """Await one step of the upstream's. Raises UpstreamTimeout, having cancelled the step."""
+        until, why = self._until, self._waiting_for
+        if self._deadline is not None and self._deadline < until:
+            until, why = self._deadline, "the request's deadline has passed"
+        try:
+            async with asyncio.timeout(until - time.monotonic()):
+                return await step
+        except TimeoutError:
+            raise UpstreamTimeout(f"upstream {self._upstream!r}: {why}") from None
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    # Reading the certificate bundle takes tens of milliseconds: once for all upstreams.
+    return httpx.create_ssl_context(trust_env=False)
+
+
+def default_transport() -> httpx.AsyncBaseTransport:
+    """Stock httpx: no retries, no proxy from the environment, verified TLS.
+
+    Connections are not capped here: admission bounds what is in flight.
+    """
+    return httpx.AsyncHTTPTransport(
+        verify=_tls(),
+        http1=True,
+        http2=False,
+        retries=0,
+        trust_env=False,
+        limits=httpx.Limits(
+            max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0
+        ),
+    )
+
+
+class HttpUpstream:
+    """One upstream's door. Raises the core error tree and nothing else."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        zone: Zone,
+        transport: httpx.AsyncBaseTransport,
+        api_key: str | None = None,
+        timeouts: Timeouts | None = None,
+        max_body_bytes: int = 32 * 1024 * 1024,
+    ) -> None:
+        self.name = name
+        self._zone = zone
+        self._transport = transport
+        self._timeouts = timeouts or Timeouts()
+        self._max_body_bytes = max_body_bytes
+        self._secrets = (api_key,) if api_key else ()
+        self._headers = [
+            ("accept", "text/event-stream, application/json"),
+            ("accept-encoding", "identity"),
+            ("content-type", "application/json"),
+            ("user-agent", "tandem"),
+        ]
+        if api_key:
+            self._headers.append(("authorization", f"Bearer {api_key}"))
+
+    def clock(self, call: Call, *, streaming: bool) -> Clock:
+        return Clock(self.name, self._timeouts, call, streaming=streaming)
+
+    @asynccontextmanager
+    async def post(
+        self, url: httpx.URL, body: bytes, call: Call, clock: Clock, *, expect: str
+    ) -> AsyncIterator[httpx.Response]:
+        """A 200 of media type `expect`, its body unread; closed on every way out.
+
+        Raises LocalUnavailable before any connection is opened if the request's zone does not
+        reach this upstream: the second of the two checks of DESIGN 2.3.
+        """
+        if not call.zone.admits(self._zone):
+            raise LocalUnavailable(
+                f"upstream {self.name!r} lies outside the request's zone {call.zone.label!r}"
+            )
+        request = self._request("POST", url, body)
+        response = await self._open(request, clock)
+        try:
+            await self._accept(response, clock, expect)
+            yield response
+        finally:
+            await response.aclose()
+
+    async def parts(self, response: httpx.Response, clock: Clock) -> AsyncGenerator[bytes, None]:
+        """The body as it arrives, undecoded. Raises UpstreamBroken if it is cut."""
+        stream = response.stream
+        assert isinstance(stream, httpx.AsyncByteStream)
+        reading = aiter(stream)
+        try:
+            while (part := await clock.wait(anext(reading, None))) is not None:
+                yield part
+        except httpx.TransportError as error:
+            raise self._cut(error) from error
+        finally:
+            # Left to the garbage collector, it would hold the connection until then.
+            if isinstance(reading, AsyncGenerator):
+                await reading.aclose()
+
+    async def read(self, response: httpx.Response, clock: Clock) -> bytes:
+        """The whole body. Raises UpstreamBroken (`upstream_too_large`) beyond the cap."""
+        body = bytearray()
+        async with aclosing(self.parts(response, clock)) as parts:
+            async for part in parts:
+                body += part
+                if len(body) > self._max_body_bytes:
+                    raise UpstreamBroken(
+                        f"upstream {self.name!r} sent more than {self._max_body_bytes} bytes",
+                        code="upstream_too_large",
+                    )
+        return bytes(body)
+
+    async def drain(self, parts: AsyncIterator[bytes]) -> None:
+        """Read a finished stream's last bytes; a connection closed before them is lost."""
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                await anext(parts, None)
+        except (TimeoutError, TandemError):
+            pass  # the answer is whole: how its connection ends is nobody's concern
+
+    async def get(self, url: httpx.URL, timeout_s: float) -> tuple[int, bytes]:
+        """Status and at most 64 KiB of body, for health and discovery: no request's content goes.
+
+        Raises UpstreamError.
+        """
+        clock = Clock(self.name, Timeouts(document=timeout_s), Call(id="health"), streaming=False)
+        response = await self._open(self._request("GET", url), clock)
+        try:
+            return response.status_code, await self._beginning(response, clock)
+        finally:
+            await response.aclose()
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+    def broken(self, what: str, *, code: str | None = None) -> UpstreamBroken:
+        """The error for an answer that is not what its wire promises."""
+        return UpstreamBroken(f"upstream {self.name!r} {scrub(what, self._secrets)}", code=code)
+
+    def rejection(
+        self, status: int, headers: httpx.Headers | None = None, body: bytes = b""
+    ) -> TandemError:
+        """The error for an answer other than 200."""
+        return rejection(
+            self.name, status, headers or httpx.Headers(), body, self._secrets, now=time.time()
+        )
+
+    def reported(self, error: ErrorBody) -> TandemError:
+        """The error for one that came inside a stream or under 200."""
+        return reported(self.name, error, self._secrets)
+
+    def _request(self, method: str, url: httpx.URL, body: bytes | None = None) -> httpx.Request:
+        connect = self._timeouts.connect
+        # Reads have no limit here: it would be per read, and `Clock` limits what matters.
+        limits = {"connect": connect, "pool": connect, "read": None, "write": 30.0}
+        return httpx.Request(
+            method, url, headers=self._headers, content=body, extensions={"timeout": limits}
+        )
+
+    async def _open(self, request: httpx.Request, clock: Clock) -> httpx.Response:
+        try:
+            return await clock.wait(self._transport.handle_async_request(request))
+        except httpx.TransportError as error:
+            if not _closed_unanswered(error):
+                raise self._unreachable(error) from error
+        # The upstream had closed a kept-alive connection while we picked it up. Nothing of an
+        # answer was received, so once more, on a fresh one (operations.md 2.4, row 5).
+        try:
+            return await clock.wait(self._transport.handle_async_request(request))
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+
+    async def _accept(self, response: httpx.Response, clock: Clock, expect: str) -> None:
+        status, headers = response.status_code, response.headers
+        if status != httpx.codes.OK:
+            raise self.rejection(status, headers, await self._beginning(response, clock))
+        encoding = headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("", "identity"):
+            # Unasked. 200 KB of it can be 200 MB (operations.md 2.4, row 15): not decoded at all.
+            raise self.broken("sent a compressed answer, which was not asked for")
+        media_type = headers.get("content-type", expect).partition(";")[0].strip().lower()
+        if media_type == expect:
+            return
+        if media_type == "application/json":  # an error under 200, most likely
+            raise self.rejection(status, headers, await self._beginning(response, clock))
+        raise self.broken(f"answered with {media_type[:60]!r} instead of {expect!r}")
+
+    async def _beginning(self, response: httpx.Response, clock: Clock) -> bytes:
+        body = bytearray()
+        try:
+            async with aclosing(self.parts(response, clock)) as parts:
+                async for part in parts:
+                    body += part
+                    if len(body) >= MAX_ERROR_BODY:
+                        break
+        except UpstreamBroken:
+            pass  # cut: the status says enough
+        return bytes(body[:MAX_ERROR_BODY])
+
+    def _unreachable(self, error: httpx.TransportError) -> TandemError:
+        # Only ever our own words: an exception's text may quote a header.
+        at = f"upstream {self.name!r}"
+        match error:
+            case httpx.ConnectTimeout() | httpx.PoolTimeout():
+                return UpstreamTimeout(f"{at}: no connection within {self._timeouts.connect:g} s")
+            case httpx.TimeoutException():
+                return UpstreamTimeout(f"{at} took too long to take the request")
+            case httpx.ConnectError():
+                return UpstreamUnreachable(f"{at}: {_reason(error)}")
+            case httpx.ReadError() | httpx.WriteError() | httpx.CloseError():
+                return UpstreamUnreachable(f"{at} closed the connection before it answered")
+            case httpx.RemoteProtocolError() if _closed_unanswered(error):
+                return UpstreamUnreachable(f"{at} closed the connection before it answered")
+            case httpx.RemoteProtocolError():
+                return UpstreamBroken(f"{at} does not speak HTTP as it should")
+            case _:
+                return UpstreamUnreachable(f"{at} cannot be reached ({type(error).__name__})")
+
+    def _cut(self, error: httpx.TransportError) -> TandemError:
+        if isinstance(error, httpx.TimeoutException):
+            return UpstreamTimeout(f"upstream {self.name!r} stopped in the middle of its answer")
+        return self.broken("closed the connection in the middle of its answer")
+
+
+def _closed_unanswered(error: httpx.TransportError) -> bool:
+    if isinstance(error, httpx.RemoteProtocolError):
+        return str(error).startswith("Server disconnected")
+    return isinstance(error, httpx.ReadError | httpx.WriteError | httpx.CloseError)
+
+
+def _reason(error: BaseException) -> str:
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and len(causes) < 8:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    if any(isinstance(cause, ssl.SSLError) for cause in causes):
+        return "the TLS handshake failed"
+    if any(isinstance(cause, socket.gaierror) for cause in causes):
+        return "its name cannot be resolved"
+    if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
+        return "connection refused"
+    return "no connection"

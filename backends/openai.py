@@ -1,0 +1,220 @@
+"""Any server of the OpenAI wire as a Backend: Groq, vLLM, OpenAI, a Tandem companion, and more.
+
+What differs between them is data (profiles.py). When the client speaks the same wire, each event
+carries the frame it came from, so that the dialect can pass the upstream's own bytes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, ClassVar, Final
+
+import httpx
+import orjson
+
+from backends.base import Health, Options, Resources
+from backends.discovery import Served, served
+from backends.http import HttpUpstream, default_transport
+from backends.openai_options import OpenAIOptions
+from gateway.core.chat import ChatRequest, Endpoint, Feature
+from gateway.core.errors import TandemError, UpstreamUnreachable
+from gateway.core.events import Document, Event, is_content
+from gateway.core.exchange import Call
+from gateway.core.routing import Upstream
+from gateway.wire.openai import ChunkReader, Malformed, Reported, read_document, read_error
+from gateway.wire.openai_body import openai_body
+from gateway.wire.sse import DONE, FrameTooLarge, SseDecoder, SseFrame
+
+OWN_DIALECTS: Final = {"openai_chat": "chat/completions", "openai_completions": "completions"}
+"""Dialects whose wire is the upstream's own, and the path each lives at."""
+
+DISCOVERY_TIMEOUT_S = 1.0
+
+
+class OpenAIBackend:
+    """One upstream that speaks OpenAI's wire."""
+
+    options_model: ClassVar[type[Options]] = OpenAIOptions
+
+    def __init__(self, name: str, options: OpenAIOptions, resources: Resources) -> None:
+        self.options = options
+        self.profile = options.facts()
+        base_url = options.base_url or self.profile.base_url
+        assert base_url is not None  # OpenAIOptions has seen to it
+        self._root = httpx.URL(base_url.removesuffix("/v1") + "/")
+        self._api = self._root.join("v1/") if self.profile.versioned else httpx.URL(base_url + "/")
+        self._urls = {path: self._api.join(path) for path in OWN_DIALECTS.values()}
+        self._http = HttpUpstream(
+            name=name,
+            zone=options.zone,
+            transport=(resources.transport or default_transport)(),
+            api_key=options.api_key.get_secret_value() if options.api_key else None,
+            timeouts=options.timeouts,
+            max_body_bytes=options.max_body_bytes,
+        )
+        self._learned = not self.profile.self_hosted
+        self._upstream = Upstream(
+            name=name,
+            kind=options.kind,
+            tier=options.tier_or_default(),
+            zone=options.zone,
+            model=options.model,
+            context=options.context,
+            features=self._corrected(self.profile.features_for(options.model)),
+            price=options.price.price() if options.price else None,
+            watts=options.watts,
+        )
+
+    @property
+    def upstream(self) -> Upstream:
+        return self._upstream
+
+    @classmethod
+    def parts(cls, options: Options) -> tuple[str, ...]:
+        return ()
+
+    async def start(self) -> None:
+        """Ask an own server what it serves; one that is down is asked again by `health`."""
+        if not self._learned:
+            await self._learn()
+
+    async def stream(self, request: ChatRequest, call: Call) -> AsyncGenerator[Event, None]:
+        if not self._upstream.model:
+            raise UpstreamUnreachable(
+                f"upstream {self._upstream.name!r} has not said yet which model it serves"
+            )
+        own_wire = request.dialect in OWN_DIALECTS
+        body = orjson.dumps(self.body(request))
+        clock = self._http.clock(call, streaming=request.stream)
+        expect = "text/event-stream" if request.stream else "application/json"
+        async with self._http.post(
+            self._url(request), body, call, clock, expect=expect
+        ) as response:
+            if not request.stream:
+                yield self._document(await self._http.read(response, clock), own_wire)
+                return
+            sse = SseDecoder(self.options.max_event_bytes)
+            chunks = ChunkReader(self.profile.usage_paths)
+            async with aclosing(self._http.parts(response, clock)) as parts:
+                async for part in parts:
+                    for frame in self._frames(sse, part):
+                        if frame.data is None:
+                            continue  # a comment: the gateway sends its own
+                        if frame.data == DONE:
+                            await self._http.drain(parts)
+                            return
+                        raw = frame.raw if own_wire else None
+                        for event in self._events(chunks, frame.data, raw, frame.event):
+                            yield event
+                            if is_content(event):
+                                clock.restart()
+            if not chunks.complete and not _ends_done(sse.rest):
+                raise self._http.broken("ended its stream without a finish")
+
+    def body(self, request: ChatRequest) -> dict[str, Any]:
+        """What is sent: the client's own body where the wire is the same, made to fit."""
+        own_wire = request.dialect in OWN_DIALECTS
+        body = dict(request.body) if own_wire else openai_body(request)
+        body["model"] = self._upstream.model
+        for theirs, ours in self.profile.renames.items():
+            if theirs in body:
+                body[ours] = body.pop(theirs)
+        for name, value in self.profile.defaults.items():
+            body.setdefault(name, value)
+        if not request.stream:
+            return body
+        body["stream"] = True
+        # Usage is asked for even if the client did not: cost needs it, and the dialect takes the
+        # extra chunk out again.
+        asked = body.pop("stream_options", None)
+        if self.profile.stream_usage:
+            given = asked if isinstance(asked, Mapping) else {}
+            body["stream_options"] = {**given, "include_usage": True}
+        return body
+
+    async def count(self, request: ChatRequest) -> int | None:
+        return None
+
+    async def health(self) -> Health:
+        """Asks an own server; a provider's API is judged by its answers alone."""
+        if self.profile.health_path is None:
+            return Health(ok=True, detail="judged by its answers")
+        url = self._root.join(self.profile.health_path.lstrip("/"))
+        try:
+            status, _ = await self._http.get(url, self.options.timeouts.connect)
+        except TandemError as error:
+            return Health(ok=False, detail=error.message)
+        if status != httpx.codes.OK:
+            return Health(ok=False, detail=f"{self.profile.health_path} answered {status}")
+        if not self._learned:
+            await self._learn()
+        return Health(ok=True)
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def _learn(self) -> None:
+        try:
+            status, body = await self._http.get(self._api.join("models"), DISCOVERY_TIMEOUT_S)
+            found = served(body, self.options.model) if status == httpx.codes.OK else None
+        except (TandemError, Malformed):
+            return
+        if found is not None:
+            self._upstream = self._grown(found)
+            self._learned = True
+
+    def _grown(self, found: Served) -> Upstream:
+        """The upstream with what it said of itself; what the operator said stays."""
+        model = self.options.model or found.model
+        features = self.profile.features_for(model) if found.features is None else found.features
+        return replace(
+            self._upstream,
+            model=model,
+            context=self.options.context or found.context,
+            features=self._corrected(features),
+            created=found.created,
+        )
+
+    def _corrected(self, features: frozenset[Feature]) -> frozenset[Feature]:
+        return (features | set(self.options.extra_features)) - set(self.options.without_features)
+
+    def _url(self, request: ChatRequest) -> httpx.URL:
+        path = OWN_DIALECTS.get(request.dialect)
+        if path is None:
+            chat = request.endpoint is Endpoint.CHAT
+            path = "chat/completions" if chat else "completions"
+        return self._urls[path]
+
+    def _frames(self, sse: SseDecoder, part: bytes) -> list[SseFrame]:
+        try:
+            return sse.feed(part)
+        except FrameTooLarge as error:
+            raise self._http.broken(f"sent {error}", code="upstream_too_large") from None
+
+    def _events(
+        self, chunks: ChunkReader, data: bytes, raw: bytes | None, event: str
+    ) -> list[Event]:
+        try:
+            if event == "error":
+                raise Reported(read_error(data))
+            return chunks.read(data, raw)
+        except Malformed as error:
+            raise self._http.broken(f"sent a malformed event: {error}") from None
+        except Reported as error:
+            raise self._http.reported(error.error) from None
+
+    def _document(self, body: bytes, own_wire: bool) -> Document:
+        try:
+            completion = read_document(body, self.profile.usage_paths)
+        except Malformed as error:
+            raise self._http.broken(f"sent a malformed answer: {error}") from None
+        except Reported as error:
+            raise self._http.reported(error.error) from None
+        return Document(completion=completion, frame=body if own_wire else None)
+
+
+def _ends_done(rest: bytes) -> bool:
+    """Some servers leave out the blank line after the very last event."""
+    return rest.strip() == b"data: " + DONE

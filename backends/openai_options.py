@@ -1,0 +1,77 @@
+"""What an operator may say of an upstream on the OpenAI wire; wrong entries are refused here."""
+
+from __future__ import annotations
+
+import re
+
+import httpx
+from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from backends.base import Options
+from backends.http import Timeouts
+from backends.profiles import PROFILES, Profile, profile_for
+from gateway.core.chat import Feature
+
+
+class OpenAIOptions(Options):
+    """A config entry of kind openai, groq, vllm or companion.
+
+    `profile` names the provider where kind and address do not tell; `extra_features` and
+    `without_features` correct it for one model (`images` for a vision model on vLLM).
+    """
+
+    # A wrong key must not show up in the sentence that says it is wrong.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    model: str = ""
+    base_url: str | None = None
+    api_key: SecretStr | None = None
+    profile: str | None = None
+    extra_features: tuple[Feature, ...] = ()
+    without_features: tuple[Feature, ...] = ()
+    timeouts: Timeouts = Timeouts()
+    max_event_bytes: int = Field(default=1024 * 1024, gt=0)
+    max_body_bytes: int = Field(default=32 * 1024 * 1024, gt=0)
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            url = httpx.URL(value)
+        except httpx.InvalidURL:
+            raise ValueError("base_url is not a URL") from None
+        if url.scheme not in ("http", "https") or not url.host:
+            raise ValueError("base_url must be http://… or https://…")
+        if url.userinfo or url.query or url.fragment:
+            raise ValueError("base_url takes no credentials, query or fragment; use api_key")
+        return value.rstrip("/")
+
+    @field_validator("api_key")
+    @classmethod
+    def _header_safe(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None or not value.get_secret_value():
+            return None
+        if not re.fullmatch(r"[!-~]+", value.get_secret_value()):
+            raise ValueError("api_key has a blank, a line break or another unprintable character")
+        return value
+
+    @field_validator("profile")
+    @classmethod
+    def _known_profile(cls, value: str | None) -> str | None:
+        if value is not None and value not in PROFILES:
+            raise ValueError(f"unknown profile; known: {', '.join(sorted(PROFILES))}")
+        return value
+
+    @model_validator(mode="after")
+    def _enough_to_call(self) -> OpenAIOptions:
+        facts = self.facts()
+        if self.base_url is None and facts.base_url is None:
+            raise ValueError(f"kind {self.kind} needs a base_url")
+        if not self.model and not facts.self_hosted:
+            raise ValueError(f"kind {self.kind} needs a model")
+        return self
+
+    def facts(self) -> Profile:
+        return profile_for(self.kind, self.base_url, self.profile)
