@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,8 +57,7 @@ class Reply:
     route: Route
     tier: Tier
     upstream: str
-    headers: dict[str, str]
-    events: AsyncIterator[Event]
+    events: AsyncGenerator[Event, None]
     record: RecordDraft
 
 
@@ -75,7 +74,8 @@ class Attempt:
 class RecordDraft:
     """A record while its request is still in flight; `freeze` ends it.
 
-    Times are seconds: `ttft_s` from arrival to the first content, `last_s` to the last.
+    Times are seconds; `ttft_s` counts from arrival to the first content. `avoided_usd` is what a
+    cache hit saved; `ignored` are request fields that did not reach the model.
     """
 
     id: str
@@ -107,6 +107,8 @@ class RecordDraft:
     cost_known: bool = False
     energy_j: float | None = None
     energy_estimated: bool = True
+    avoided_usd: float | None = None
+    ignored: tuple[str, ...] = ()
     speculation: dict[str, Any] | None = None
 
     def freeze(self) -> ExchangeRecord:
@@ -151,4 +153,6 @@ class ExchangeRecord:
     cost_known: bool
     energy_j: float | None
     energy_estimated: bool
+    avoided_usd: float | None
+    ignored: tuple[str, ...]
     speculation: dict[str, Any] | None

@@ -1,0 +1,170 @@
+"""Everything that is not the hot path: models, health, records, metrics, the OpenAPI document."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from gateway import __version__
+from gateway.admission import Admission
+from gateway.core.chat import Feature
+from gateway.core.errors import MethodNotAllowed, NotFound, TandemError
+from gateway.core.exchange import Caller
+from gateway.core.routing import Upstream
+from gateway.fleet import Fleet
+from gateway.pipeline import Alias
+from gateway.record import RecordStore, to_json
+from gateway.schema import proxy_paths
+from gateway.server import error_headers, new_id
+from gateway.wire.openai_shapes import error_json
+
+Headers = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminParts:
+    """What the admin paths look at."""
+
+    fleet: Fleet
+    aliases: Mapping[str, Alias]
+    admission: Admission
+    records: RecordStore
+    guard: Callable[[str, Headers], None]
+    authenticate: Callable[[Headers], Caller]
+    render_metrics: Callable[[str], tuple[bytes, str]]
+    metrics_here: bool
+
+
+def admin_app(parts: AdminParts) -> FastAPI:
+    """The public paths beside the proxy, and /metrics when this port is private enough."""
+    app = FastAPI(title="Tandem", version=__version__, docs_url=None, redoc_url=None)
+    _handle_errors(app)
+
+    def caller(request: Request) -> Caller:
+        headers = dict(request.headers)
+        parts.guard(request.method, headers)
+        return parts.authenticate(headers)
+
+    @app.get("/livez")
+    @app.get("/health")
+    async def live() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def ready() -> Response:
+        up = [name for name, health in parts.fleet.health().items() if health.ok]
+        good = bool(up) and not parts.admission.draining
+        body = {"status": "ready" if good else "not ready", "upstreams_up": len(up)}
+        return JSONResponse(body, status_code=200 if good else 503)
+
+    @app.get("/v1/models")
+    @app.get("/models", include_in_schema=False)
+    async def models(request: Request) -> dict[str, Any]:
+        entries = _entries(parts, caller(request))
+        return {"object": "list", "data": list(entries.values())}
+
+    @app.get("/v1/models/{model:path}")
+    async def model(model: str, request: Request) -> dict[str, Any]:
+        entry = _entries(parts, caller(request)).get(model)
+        if entry is None:
+            raise NotFound(
+                f"The model {model[:120]!r} does not exist or you do not have access to it.",
+                param="model",
+                code="model_not_found",
+            )
+        return entry
+
+    @app.get("/v1/requests/{request_id}")
+    async def record(request_id: str, request: Request) -> dict[str, Any]:
+        """What happened to one request, for the key that made it."""
+        found = parts.records.get(request_id, caller(request).key_id)
+        if found is None:
+            raise NotFound("There is no record of that request.", code="record_not_found")
+        return to_json(found)
+
+    if parts.metrics_here:
+
+        @app.get("/metrics")
+        async def metrics(request: Request) -> Response:
+            accept = request.headers.get("accept", "")
+            # Rendering takes milliseconds of Python; every live stream would stall with it.
+            body, content_type = await asyncio.to_thread(parts.render_metrics, accept)
+            return Response(body, media_type=content_type)
+
+    _describe_proxy(app)
+    return app
+
+
+def _entries(parts: AdminParts, caller: Caller) -> dict[str, dict[str, Any]]:
+    """Aliases first, then upstreams: what a client may name as `model`."""
+    by_name = {upstream.name: upstream for upstream in parts.fleet.upstreams()}
+    entries = {
+        name: _entry(name, [by_name[c] for c in alias.candidates])
+        for name, alias in parts.aliases.items()
+    }
+    entries |= {name: _entry(name, [upstream]) for name, upstream in by_name.items()}
+    if caller.models is not None:
+        entries = {name: entry for name, entry in entries.items() if name in caller.models}
+    return entries
+
+
+def _entry(name: str, upstreams: list[Upstream]) -> dict[str, Any]:
+    """One model card. What an alias promises is what all its upstreams can do."""
+    contexts = [upstream.context for upstream in upstreams if upstream.context]
+    context = min(contexts) if contexts else None
+    tiers = {upstream.tier.value for upstream in upstreams}
+    features = frozenset.union(*(u.features for u in upstreams)) if upstreams else frozenset()
+    return {
+        "id": name,
+        "object": "model",
+        "created": max((upstream.created for upstream in upstreams), default=0),
+        "owned_by": "tandem",
+        "type": "base",  # the mistralai SDK refuses an entry without it (clients.md trap 11)
+        "tier": tiers.pop() if len(tiers) == 1 else "mixed",
+        "zone": max(upstream.zone for upstream in upstreams).label if upstreams else None,
+        "context_length": context,
+        "max_model_len": context,
+        "capabilities": {
+            "completion_chat": Feature.CHAT in features,
+            "completion_fim": Feature.FIM in features,
+            "function_calling": Feature.TOOLS in features,
+            "vision": Feature.IMAGES in features,
+        },
+        "upstreams": [upstream.name for upstream in upstreams],
+    }
+
+
+def _handle_errors(app: FastAPI) -> None:
+    @app.exception_handler(TandemError)
+    async def ours(request: Request, error: TandemError) -> Response:
+        headers = {"x-request-id": new_id(), **error_headers(error)}
+        return JSONResponse(error_json(error), status_code=error.status, headers=headers)
+
+    @app.exception_handler(HTTPException)
+    async def theirs(request: Request, error: HTTPException) -> Response:
+        path = request.url.path[:120]
+        if error.status_code == 405:
+            return await ours(request, MethodNotAllowed(f"Not this method on {path!r}."))
+        return await ours(request, NotFound(f"There is no {path!r} here.", code="unknown_path"))
+
+
+def _describe_proxy(app: FastAPI) -> None:
+    plain = app.openapi
+
+    def described() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = plain()
+            paths, schemas = proxy_paths()
+            document["paths"] = {**paths, **document["paths"]}
+            document.setdefault("components", {}).setdefault("schemas", {}).update(schemas)
+            app.openapi_schema = document
+        schema: dict[str, Any] = app.openapi_schema
+        return schema
+
+    app.openapi = described  # type: ignore[method-assign]

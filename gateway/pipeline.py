@@ -1,0 +1,392 @@
+"""The hot path: admit → classify → filter → route → cache → open → relay → record.
+
+`Pipeline.answer` is one request's whole way, top to bottom. It sees contracts only: which backends,
+policies and cache stand behind them was chosen in app.py. `plan` is its first half, without any
+effect, and `tandem route explain` calls it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from gateway.admission import Admission, Permit
+from gateway.cache.base import Cache, Entry
+from gateway.cache.key import Directives, cache_key, directives
+from gateway.core.chat import Usage
+from gateway.core.errors import LocalUnavailable, TandemError, Unavailable, UpstreamBroken
+from gateway.core.events import Collector, Event, Finish, is_content, replay
+from gateway.core.exchange import Attempt, Call, Exchange, ExchangeRecord, RecordDraft, Reply
+from gateway.core.routing import Facts, Route, Tier, Upstream, Zone
+from gateway.filters import admit, ask_count, refusal, resolve
+from gateway.fleet import Fleet
+from gateway.privacy import zone_of
+from gateway.settle import Energy, Tally, ignored_fields, note_end, note_outcome, result_of
+from router_policies.base import Policy
+from router_policies.facts import facts as facts_of
+
+HELD_EVENTS = 64
+HELD_BYTES = 256 * 1024
+KEPT_TEXT = 1024 * 1024
+"""Characters of one answer that are collected for the cache; longer answers are not kept."""
+
+STORABLE_ENDS = frozenset({"stop", "length", "tool_calls"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alias:
+    """A model name that stands for several upstreams, and how to choose among them."""
+
+    candidates: tuple[str, ...]
+    policy: Policy
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rulebook:
+    """What the configuration says about routing. Immutable: a reload makes a new one.
+
+    `epoch` changes with it, so that no answer kept under other rules is served. `headers` are the
+    request headers that rules look at.
+    """
+
+    aliases: Mapping[str, Alias]
+    pin: Policy
+    locality: Callable[[Facts], Zone | None]
+    headers: frozenset[str] = frozenset()
+    default_zone: Zone = Zone.PUBLIC
+    epoch: str = ""
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Where a request would go, and all that was considered on the way."""
+
+    zone: Zone
+    facts: Facts
+    route: Route
+    counted: Mapping[str, int]
+
+
+@dataclass(slots=True, kw_only=True)
+class Opened:
+    """An upstream's stream, and what it said until it committed."""
+
+    upstream: Upstream
+    started: float
+    stream: AsyncGenerator[Event, None]
+    held: list[Event] = field(default_factory=list)
+    ttft_s: float | None = None
+
+    async def until_content(self) -> None:
+        """Hold events up to and with the first content. Raises UpstreamBroken if none comes."""
+        size = 0
+        async for event in self.stream:
+            self.held.append(event)
+            if is_content(event):
+                return
+            size += len(event.frame or b"")
+            if len(self.held) > HELD_EVENTS or size > HELD_BYTES:
+                raise UpstreamBroken(f"{self.upstream.name!r} sent frames but no content.")
+        raise UpstreamBroken(f"{self.upstream.name!r} ended before it said anything.")
+
+
+class Pipeline:
+    """Answers exchanges. Lives as long as its configuration; holds no request's state."""
+
+    def __init__(
+        self,
+        *,
+        fleet: Fleet,
+        rulebook: Rulebook,
+        admission: Admission,
+        cache: Cache | None,
+        record: Callable[[ExchangeRecord], None],
+        energy: Energy,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        self.fleet = fleet
+        self.rulebook = rulebook
+        self.admission = admission
+        self._cache = cache
+        self._record = record
+        self._energy = energy
+        self._clock = clock
+        self._wall = wall
+
+    async def answer(self, exchange: Exchange) -> Reply:
+        """Take one request as far as its first content, and hand the rest back as events.
+
+        Raises a TandemError if nothing can answer. Whoever gets the Reply closes its events, and
+        that ends the upstream's work, frees the permit and writes the record, exactly once.
+        """
+        draft = self._draft(exchange)
+        permit: Permit | None = None
+        try:
+            permit = self.admission.enter()
+            plan = await self.plan(exchange)
+            self._note_plan(draft, plan, exchange)
+            wish = directives(exchange.headers)
+            kept = await self._lookup(exchange, plan, wish, draft)
+            if kept is not None:
+                self._note_kept(kept, draft)
+                events = self._replay(kept, draft, exchange, permit)
+            else:
+                opened = await self._open(exchange, plan, draft)
+                events = self._relay(exchange, plan, opened, wish, draft, permit)
+        except BaseException as error:
+            self._close(draft, exchange, permit, error)
+            raise
+        return Reply(
+            route=plan.route,
+            tier=draft.tier,
+            upstream=draft.upstream,
+            events=events,
+            record=draft,
+        )
+
+    async def plan(self, exchange: Exchange) -> Plan:
+        """Classify, filter and route. No effect on anything.
+
+        The zone is settled before any candidate is looked at, and what lies outside it is gone
+        before a policy is asked: a pin, a rule or a score cannot bring it back (DESIGN 2.2, 2.3).
+        """
+        request, caller, book = exchange.request, exchange.caller, self.rulebook
+        facts = facts_of(request, caller, exchange.headers, book.headers)
+        zone = zone_of(caller, exchange.headers, book.default_zone, book.locality(facts))
+        alias, names = resolve(request.model, book.aliases, self.fleet, caller)
+        candidates = self.fleet.snapshot(names)
+        counted: dict[str, int] = {}
+        for candidate in candidates:
+            if ask_count(request, candidate, zone):
+                name = candidate.upstream.name
+                tokens = await self.fleet.backend(name).count(request)
+                if tokens is not None:
+                    counted[name] = tokens
+        kept, rejected = admit(request, candidates, zone, caller, counted)
+        if not kept:
+            raise refusal(request, rejected)
+        policy = book.pin if alias is None else book.aliases[alias].policy
+        route = policy.choose(facts, kept)
+        if route is None:
+            raise Unavailable("No policy made a choice.", code="no_route")
+        route = replace(route, rejected=(*rejected, *route.rejected))
+        return Plan(zone=zone, facts=facts, route=route, counted=counted)
+
+    async def _lookup(
+        self, exchange: Exchange, plan: Plan, wish: Directives, draft: RecordDraft
+    ) -> Entry | None:
+        """A kept answer of the upstream that would be asked first."""
+        key = self._key(exchange, plan, plan.route.candidates[0].upstream)
+        if self._cache is not None and key is not None and wish.read:
+            entry = await self._cache.get(key)
+            if entry is not None and wish.accepts(self._wall() - entry.stored_at):
+                draft.cache = "hit"
+                return entry
+            draft.cache = "miss"
+        if wish.only_if_cached:
+            raise Unavailable("No kept answer, and only-if-cached was asked.", code="not_cached")
+        return None
+
+    async def _open(self, exchange: Exchange, plan: Plan, draft: RecordDraft) -> Opened:
+        """Open upstreams in the route's order until one commits with content.
+
+        Frames before the first content are held, so that a client never sees two beginnings.
+        """
+        call = Call(
+            id=exchange.id,
+            tenant=exchange.caller.tenant,
+            zone=plan.zone,
+            deadline=exchange.deadline,
+        )
+        last: TandemError | None = None
+        for candidate in plan.route.candidates:
+            upstream = candidate.upstream
+            # The filters did this; a policy of somebody else's making must not undo it. The
+            # backend's own client looks a third time.
+            if not plan.zone.admits(upstream.zone):
+                raise LocalUnavailable("A policy chose an upstream outside the request's zone.")
+            if not self.fleet.begin(upstream.name):
+                continue
+            stream = self.fleet.backend(upstream.name).stream(exchange.request, call)
+            opened = Opened(upstream=upstream, started=self._clock(), stream=stream)
+            try:
+                await opened.until_content()
+            except BaseException as error:
+                await self._abandon(opened, draft, error)
+                if not (isinstance(error, TandemError) and error.retryable):
+                    raise
+                last = error
+                continue
+            self._note_upstream(exchange, draft, opened, fell_back=last is not None)
+            return opened
+        raise last or Unavailable(
+            "Every upstream for this request is resting after failures.",
+            code="no_healthy_upstream",
+            retry_after=1,
+        )
+
+    async def _relay(
+        self,
+        exchange: Exchange,
+        plan: Plan,
+        opened: Opened,
+        wish: Directives,
+        draft: RecordDraft,
+        permit: Permit,
+    ) -> AsyncGenerator[Event, None]:
+        """Pass events on, and settle everything when they end, however they end."""
+        collector, tally = Collector(limit=KEPT_TEXT), Tally(self._clock)
+        error: BaseException | None = None
+        try:
+            for event in opened.held:
+                tally.note(event)
+                collector.add(event)
+                yield event
+            async for event in opened.stream:
+                tally.note(event)
+                collector.add(event)
+                yield event
+            if not tally.finished:
+                raise UpstreamBroken(f"{opened.upstream.name!r} stopped without finishing.")
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            # The books first, in one go without an await, and then the one await: a second
+            # cancellation may cut that short, but nothing is left unsettled.
+            seconds = self._end_attempt(opened, draft, error)
+            note_outcome(
+                draft,
+                request=exchange.request,
+                upstream=opened.upstream,
+                tally=tally,
+                collector=collector,
+                seconds=seconds,
+                energy=self._energy,
+            )
+            self._close(draft, exchange, permit, error)
+            await opened.stream.aclose()
+        if wish.write and not collector.overflowed:
+            await self._keep(exchange, plan, opened.upstream, collector, draft)
+
+    async def _replay(
+        self, entry: Entry, draft: RecordDraft, exchange: Exchange, permit: Permit
+    ) -> AsyncGenerator[Event, None]:
+        """A kept answer, as if it came from its upstream."""
+        error: BaseException | None = None
+        try:
+            for event in replay(entry.completion):
+                if draft.ttft_s is None and is_content(event):
+                    draft.ttft_s = self._clock() - exchange.arrived
+                if isinstance(event, Finish):
+                    draft.finish_reason = event.reason
+                yield event
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            self._close(draft, exchange, permit, error)
+
+    async def _keep(
+        self,
+        exchange: Exchange,
+        plan: Plan,
+        upstream: Upstream,
+        collector: Collector,
+        draft: RecordDraft,
+    ) -> None:
+        """Keep an answer that ended well, under the upstream that gave it."""
+        key = self._key(exchange, plan, upstream)
+        completion = collector.completion()
+        ends = {choice.finish_reason for choice in completion.choices}
+        if self._cache is None or key is None or not ends or not ends <= STORABLE_ENDS:
+            return
+        entry = Entry(
+            completion=replace(completion, usage=completion.usage or draft.usage),
+            upstream=upstream.name,
+            model=upstream.model,
+            stored_at=self._wall(),
+            cost_usd=draft.cost_usd,
+        )
+        await self._cache.put(key, entry)
+
+    def _key(self, exchange: Exchange, plan: Plan, upstream: Upstream) -> str | None:
+        return cache_key(
+            exchange.request,
+            tenant=exchange.caller.tenant,
+            zone=plan.zone,
+            epoch=self.rulebook.epoch,
+            upstream=upstream,
+        )
+
+    async def _abandon(self, opened: Opened, draft: RecordDraft, error: BaseException) -> None:
+        """Give an upstream up before it said anything."""
+        self._end_attempt(opened, draft, error)
+        await opened.stream.aclose()
+
+    def _end_attempt(
+        self, opened: Opened, draft: RecordDraft, error: BaseException | None
+    ) -> float:
+        seconds = self._clock() - opened.started
+        self.fleet.end(opened.upstream.name, error, opened.ttft_s)
+        draft.attempts.append(
+            Attempt(upstream=opened.upstream.name, result=result_of(error), seconds=seconds)
+        )
+        return seconds
+
+    def _draft(self, exchange: Exchange) -> RecordDraft:
+        request, caller = exchange.request, exchange.caller
+        return RecordDraft(
+            id=exchange.id,
+            endpoint=request.endpoint.value,
+            model=request.model,
+            stream=request.stream,
+            tenant=caller.tenant,
+            key_id=caller.key_id,
+            zone=caller.zone.label,
+            created=self._wall(),
+        )
+
+    def _note_plan(self, draft: RecordDraft, plan: Plan, exchange: Exchange) -> None:
+        route = plan.route
+        draft.zone = plan.zone.label
+        draft.reason, draft.rule, draft.score = route.reason, route.rule, route.score
+        draft.decide_s = self._clock() - exchange.arrived
+        alias = self.rulebook.aliases.get(exchange.request.model)
+        limit = (alias.deadline_s if alias else None) or self.rulebook.deadline_s
+        if exchange.deadline is None and limit is not None:
+            exchange.deadline = exchange.arrived + limit
+
+    def _note_upstream(
+        self, exchange: Exchange, draft: RecordDraft, opened: Opened, *, fell_back: bool
+    ) -> None:
+        upstream, now = opened.upstream, self._clock()
+        opened.ttft_s = now - opened.started
+        draft.ttft_s = now - exchange.arrived
+        draft.upstream, draft.upstream_model = upstream.name, upstream.model
+        draft.tier = upstream.tier
+        draft.ignored = ignored_fields(exchange.request, upstream)
+        if fell_back:
+            draft.reason = "fallback"
+
+    def _note_kept(self, entry: Entry, draft: RecordDraft) -> None:
+        draft.tier, draft.upstream, draft.upstream_model = Tier.CACHE, entry.upstream, entry.model
+        draft.usage = entry.completion.usage or Usage()
+        draft.cost_usd, draft.cost_known, draft.avoided_usd = 0.0, True, entry.cost_usd
+
+    def _close(
+        self,
+        draft: RecordDraft,
+        exchange: Exchange,
+        permit: Permit | None,
+        error: BaseException | None,
+    ) -> None:
+        """Free the permit and write the record: the last thing that happens to a request."""
+        if permit is not None:
+            permit.release()
+        draft.duration_s = self._clock() - exchange.arrived
+        note_end(draft, error)
+        self._record(draft.freeze())

@@ -1,0 +1,350 @@
+"""HTTP for the proxy paths, as raw ASGI: bytes in, one pipeline call, bytes out.
+
+No framework stands on this way (relay.md: FastAPI costs 70 to 160 us a request); everything that is
+not a proxy path goes to the FastAPI application in admin.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import orjson
+
+from gateway.core.errors import (
+    BodyTooLarge,
+    Internal,
+    MethodNotAllowed,
+    TandemError,
+    WrongMediaType,
+)
+from gateway.core.events import Document, Event, collect
+from gateway.core.exchange import Caller, Exchange, Reply
+from gateway.core.routing import Tier
+from gateway.dialects.base import Answering, Dialect
+from gateway.pipeline import Pipeline
+from gateway.record import to_json
+from gateway.wire.openai_shapes import error_body
+from gateway.wire.strict import parse
+
+logger = logging.getLogger("tandem.server")
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers: TypeAlias = Mapping[str, str]
+
+MAX_HEADERS = 100
+MAX_HEADER_BYTES = 32 * 1024
+
+
+class ClientGone(Exception):
+    """The client closed its connection; nobody is left to answer."""
+
+
+class ProxyServer:
+    """The proxy paths in front, another ASGI application behind.
+
+    `guard` says who may speak at all (Host, Origin, content type); `authenticate` says who speaks.
+    Both raise a TandemError.
+    """
+
+    def __init__(
+        self,
+        *,
+        pipeline: Pipeline,
+        dialects: Mapping[str, Dialect],
+        guard: Callable[[str, Headers], None],
+        authenticate: Callable[[Headers], Caller],
+        rest: App,
+        max_body: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._pipeline = pipeline
+        self._dialects = dialects
+        self._guard = guard
+        self._authenticate = authenticate
+        self._rest = rest
+        self._max_body = max_body
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        dialect = self._dialects.get(scope["path"]) if scope["type"] == "http" else None
+        if dialect is None:
+            await self._rest(scope, receive, send)
+            return
+        cycle = _Cycle(self, dialect, scope, receive, send)
+        try:
+            await cycle.run()
+        except ClientGone:
+            pass
+
+    async def read_body(self, headers: Headers, receive: Receive) -> bytes:
+        """The whole body, never more than the limit in memory. Raises BodyTooLarge."""
+        if headers.get("content-encoding", "identity") != "identity":
+            raise WrongMediaType("Compressed request bodies are not read; send it plain.")
+        declared = headers.get("content-length", "0")
+        if declared.isdigit() and int(declared) > self._max_body:
+            raise self._too_large()
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > self._max_body:
+                raise self._too_large()
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return b"".join(chunks)
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"The body is larger than {self._max_body} bytes.")
+
+
+class _Cycle:
+    """One request and its response; born and gone with it."""
+
+    def __init__(
+        self, server: ProxyServer, dialect: Dialect, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        # The server's.
+        self._server = server
+        self._dialect = dialect
+        # This connection's.
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        # This request's.
+        self._id = new_id()
+        self._arrived = server._clock()
+        self._started = False
+        self._trace = False
+
+    async def run(self) -> None:
+        try:
+            exchange = await self._read()
+        except TandemError as error:
+            await self._fail(error)
+            return
+        work = asyncio.create_task(self._answer(exchange))
+        gone = asyncio.create_task(self._until_gone())
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # Whoever is left over ends here: the work because nobody listens any more, the watch
+            # because there is nothing to watch. Cancelling the work closes its upstream.
+            for task in (work, gone):
+                task.cancel()
+            await asyncio.gather(work, gone, return_exceptions=True)
+        if not work.cancelled():
+            work.result()
+
+    async def _read(self) -> Exchange:
+        scope, server = self._scope, self._server
+        headers = headers_of(scope)
+        if scope["method"] != "POST":
+            raise MethodNotAllowed("Use POST here.", headers={"allow": "POST"})
+        server._guard(scope["method"], headers)
+        caller = server._authenticate(headers)
+        body = await server.read_body(headers, self._receive)
+        request = self._dialect.decode(parse(body), headers)
+        self._trace = headers.get("x-tandem-trace") == "1"
+        return Exchange(
+            id=self._id,
+            caller=caller,
+            request=request,
+            arrived=self._arrived,
+            headers=headers,
+        )
+
+    async def _answer(self, exchange: Exchange) -> None:
+        try:
+            reply = await self._server._pipeline.answer(exchange)
+        except TandemError as error:
+            await self._fail(error)
+            return
+        except Exception:
+            logger.exception("request %s failed inside the gateway", self._id)
+            await self._fail(Internal("The gateway failed; its log says why."))
+            return
+        try:
+            if exchange.request.stream:
+                await self._stream(exchange, reply)
+            else:
+                await self._whole(exchange, reply)
+        finally:
+            await reply.events.aclose()
+
+    async def _stream(self, exchange: Exchange, reply: Reply) -> None:
+        encoder = self._dialect.encoder(self._answering(exchange, reply), exchange.request)
+        await self._begin(200, self._dialect.stream_media_type, headers_for(reply))
+        try:
+            async for event in reply.events:
+                data = encoder.encode(event)
+                if data:
+                    await self._body(data)
+        except TandemError as error:
+            await self._body(encoder.error(error), more=False)
+            return
+        except Exception:
+            logger.exception("request %s failed inside the gateway", self._id)
+            broken = Internal("The gateway failed; its log says why.")
+            await self._body(encoder.error(broken), more=False)
+            return
+        tail = encoder.end()
+        if self._trace:
+            trace = orjson.dumps(to_json(reply.record.freeze())).decode()
+            tail = encoder.comment(f"tandem {trace}") + tail
+        await self._body(tail, more=False)
+
+    async def _whole(self, exchange: Exchange, reply: Reply) -> None:
+        raw: bytes | None = None
+
+        async def watched() -> AsyncIterator[Event]:
+            nonlocal raw
+            async for event in reply.events:
+                if isinstance(event, Document):
+                    raw = event.frame
+                yield event
+
+        try:
+            completion = await collect(watched())
+        except TandemError as error:
+            await self._fail(error)
+            return
+        except Exception:
+            logger.exception("request %s failed inside the gateway", self._id)
+            await self._fail(Internal("The gateway failed; its log says why."))
+            return
+        if raw is None:
+            if completion.usage is None:
+                completion = replace(completion, usage=reply.record.usage)
+            raw = self._dialect.encode(
+                completion, self._answering(exchange, reply), exchange.request
+            )
+        headers = {**headers_for(reply), **outcome_headers(reply)}
+        headers["content-length"] = str(len(raw))
+        await self._begin(200, self._dialect.media_type, headers)
+        await self._body(raw, more=False)
+
+    def _answering(self, exchange: Exchange, reply: Reply) -> Answering:
+        prefix = "chatcmpl-" if exchange.request.endpoint == "chat" else "cmpl-"
+        return Answering(
+            id=prefix + self._id.removeprefix("req_"),
+            created=int(reply.record.created),
+            model=exchange.request.model,
+            ttft_s=reply.record.ttft_s,
+            duration_s=self._server._clock() - self._arrived,
+        )
+
+    async def _fail(self, error: TandemError) -> None:
+        if self._started:
+            return
+        body = self._dialect.error(error)
+        headers = {**error_headers(error), "content-length": str(len(body))}
+        await self._begin(error.status, "application/json", headers)
+        await self._body(body, more=False)
+
+    async def _begin(self, status: int, media_type: str, headers: Headers) -> None:
+        self._started = True
+        fields = {
+            "content-type": media_type,
+            "x-request-id": self._id,
+            "openai-processing-ms": str(int((self._server._clock() - self._arrived) * 1e3)),
+            **headers,
+        }
+        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
+        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+
+    async def _body(self, data: bytes, *, more: bool = True) -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def _until_gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+
+def new_id() -> str:
+    return "req_" + secrets.token_hex(12)
+
+
+def headers_of(scope: Scope) -> dict[str, str]:
+    """Request headers by lower-case name; the last of a repeated one wins.
+
+    Raises BodyTooLarge: httptools itself accepts megabytes of headers (operations.md 0.5).
+    """
+    raw = scope["headers"]
+    if len(raw) > MAX_HEADERS or sum(len(k) + len(v) for k, v in raw) > MAX_HEADER_BYTES:
+        raise BodyTooLarge("The request's headers are too large.", code="headers_too_large")
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in raw}
+
+
+def headers_for(reply: Reply) -> dict[str, str]:
+    """The plan, as headers: known before the first byte."""
+    record = reply.record
+    headers = {
+        "x-tandem-route": record.upstream,
+        "x-tandem-tier": record.tier.value,
+        "x-tandem-reason": f"{record.reason}:{record.rule}" if record.rule else record.reason,
+        "x-tandem-cache": record.cache,
+    }
+    if record.score is not None:
+        headers["x-tandem-score"] = f"{record.score:.4f}"
+    if record.ignored:
+        headers["x-tandem-ignored"] = ",".join(record.ignored)[:1024]
+    if record.stream:
+        headers["cache-control"] = "no-cache"
+        headers["x-accel-buffering"] = "no"
+    if record.tier is Tier.SPECULATIVE and record.stream:
+        headers["x-tandem-spec"] = "companion"
+    return headers
+
+
+def outcome_headers(reply: Reply) -> dict[str, str]:
+    """What it came to, as headers: known once the whole answer is there."""
+    record = reply.record
+    headers = {}
+    if record.cost_known and record.cost_usd is not None:
+        headers["x-tandem-cost-usd"] = f"{record.cost_usd:.8f}".rstrip("0").rstrip(".")
+    if record.speculation is not None:
+        headers["x-tandem-spec"] = spec_header(record.speculation)
+    return headers
+
+
+def spec_header(speculation: Mapping[str, Any]) -> str:
+    drafted, accepted = speculation["drafted"], speculation["accepted"]
+    share = f"{accepted / drafted:.2f}" if drafted else "-"
+    gain = speculation["gain"]
+    return f"{speculation['strategy']};acceptance={share};gain={f'{gain:.2f}' if gain else '-'}"
+
+
+def error_headers(error: TandemError) -> dict[str, str]:
+    headers = {"x-tandem-error-source": error.source, **error.headers}
+    if error.retry_after is not None:
+        headers["retry-after"] = str(max(1, round(error.retry_after)))
+    elif error.status >= 500 or error.status == 429:
+        # Our own fallbacks are spent; an SDK's two retries on top would multiply attempts.
+        headers["x-should-retry"] = "false"
+    return headers
+
+
+async def send_error(send: Send, error: TandemError, request_id: str) -> None:
+    """An OpenAI-shaped error for paths outside the dialects."""
+    body = error_body(error)
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "x-request-id": request_id,
+        **error_headers(error),
+    }
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})

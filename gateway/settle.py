@@ -1,0 +1,160 @@
+"""What one request came to: the facts of its stream, written into its record."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Any
+
+from gateway.core.chat import ChatRequest, Usage
+from gateway.core.errors import Internal, TandemError, UpstreamError
+from gateway.core.events import (
+    Collector,
+    Document,
+    Event,
+    Finish,
+    SpeculationReport,
+    TextDelta,
+    UsageReport,
+)
+from gateway.core.exchange import RecordDraft
+from gateway.core.routing import Tier, Upstream
+
+Energy = Callable[[Upstream, float], tuple[float | None, bool]]
+"""(upstream, busy seconds) → (joules or None, whether that is an estimate)"""
+
+BYTES_PER_TOKEN = 4
+
+# Fields that change nothing about the answer, so that not passing them on is nothing to announce.
+IDLE_FIELDS = frozenset(
+    "user metadata store service_tier safety_identifier prompt_cache_key prompt_cache_retention "
+    "prompt_cache_options stream_options cache_prompt id_slot samplers t_max_prompt_ms "
+    "t_max_predict_ms n_indent".split()
+)
+_PRINTABLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+class Tally:
+    """What went by in one stream: ends, usage, pace."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.finish_reason: str | None = None
+        self.finished = False
+        self.usage: Usage | None = None
+        self.speculation: dict[str, Any] | None = None
+        self._clock = clock
+        self._first: float | None = None
+        self._last = 0.0
+
+    def note(self, event: Event) -> None:
+        match event:
+            case TextDelta():
+                self._last = self._clock()
+                if self._first is None:
+                    self._first = self._last
+            case Finish():
+                self.finished = True
+                self.finish_reason = event.reason
+            case UsageReport():
+                self.usage = event.usage
+            case Document():
+                self.finished = True
+                choices = event.completion.choices
+                self.finish_reason = choices[0].finish_reason if choices else None
+                self.usage = event.completion.usage
+            case SpeculationReport():
+                self.speculation = {
+                    "strategy": event.strategy,
+                    "drafted": event.drafted,
+                    "accepted": event.accepted,
+                    "rounds": event.rounds,
+                    "gain": event.gain,
+                }
+            case _:
+                pass
+
+    def inter_token_s(self, tokens: int) -> float | None:
+        """Mean seconds between tokens after the first; None when there is no between."""
+        if self._first is None or tokens < 2:
+            return None
+        return (self._last - self._first) / (tokens - 1)
+
+
+def note_outcome(
+    draft: RecordDraft,
+    *,
+    request: ChatRequest,
+    upstream: Upstream,
+    tally: Tally,
+    collector: Collector,
+    seconds: float,
+    energy: Energy,
+) -> None:
+    """Tokens, cost and energy of an answer, whole or cut short: what was used is paid for."""
+    usage = tally.usage or _estimate(request, collector)
+    draft.usage = usage
+    draft.finish_reason = tally.finish_reason
+    draft.speculation = tally.speculation
+    draft.inter_token_s = tally.inter_token_s(usage.completion_tokens)
+    draft.cost_usd, draft.cost_known = cost(upstream, usage)
+    draft.energy_j, draft.energy_estimated = energy(upstream, seconds)
+
+
+def cost(upstream: Upstream, usage: Usage) -> tuple[float | None, bool]:
+    """(USD, whether it is known). A local model costs electricity, which energy counts."""
+    if upstream.price is not None:
+        return upstream.price.of(usage), True
+    if upstream.tier is Tier.LOCAL:
+        return 0.0, True
+    return None, False
+
+
+def note_end(draft: RecordDraft, error: BaseException | None) -> None:
+    """How the request ended, in the words of tandem_requests_total."""
+    match error:
+        case None:
+            draft.outcome = "ok"
+        case TandemError():
+            draft.outcome, draft.error, draft.status = error.outcome, error.code, error.status
+        case asyncio.CancelledError() | GeneratorExit():
+            draft.outcome, draft.status = "cancelled", 499
+        case _:
+            draft.outcome, draft.error = "internal", type(error).__name__
+            draft.status = Internal.status
+
+
+def result_of(error: BaseException | None) -> str:
+    """How one attempt ended, in the words of tandem_upstream_requests_total."""
+    match error:
+        case None:
+            return "ok"
+        case UpstreamError():
+            return error.kind
+        case TandemError():
+            return "refused"
+        case asyncio.CancelledError() | GeneratorExit():
+            return "cancelled"
+        case _:
+            return "internal"
+
+
+def ignored_fields(request: ChatRequest, upstream: Upstream) -> tuple[str, ...]:
+    """Fields that will not reach the model's server; the answer announces them (DESIGN 2.1).
+
+    Their names come from the client and go into a response header, so only plain ones are shown.
+    """
+    if upstream.carries_body:
+        return ()
+    names = sorted(set(request.extra) - IDLE_FIELDS)
+    return tuple(name for name in names if _PRINTABLE.fullmatch(name))
+
+
+def _estimate(request: ChatRequest, collector: Collector) -> Usage:
+    """Usage that nobody reported, marked as a guess."""
+    said = sum(len(choice.text.encode()) for choice in collector.completion().choices)
+    return Usage(
+        prompt_tokens=-(-request.text_bytes // BYTES_PER_TOKEN),
+        completion_tokens=-(-said // BYTES_PER_TOKEN),
+        estimated=True,
+    )
