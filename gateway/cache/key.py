@@ -138,7 +138,7 @@ def _canonical(value: Any, *, ordered: bool) -> Any:
     if isinstance(value, list):
         return [_canonical(item, ordered=False) for item in value]
     if isinstance(value, dict):
-        items = [(key, _canonical(item, ordered=key == "properties")) for key, item in value.items()]
+        items = [(k, _canonical(item, ordered=k == "properties")) for k, item in value.items()]
         return {"in order": items} if ordered else dict(items)
     return value
 

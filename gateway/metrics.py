@@ -1,0 +1,420 @@
+"""Prometheus metrics: the only file that names one. Everything comes from records and vitals.
+
+Counters and histograms read the one record that each request leaves; gauges are asked of the parts
+at scrape time. Every label value comes from a closed list and what is not on it becomes `other`, so
+no client can make series: a scrape of 15,000 lines would hold every live stream up for 125 ms
+(operations.md 0.6; our budget is 3,000).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import TypeVar
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
+
+from gateway import __version__
+from gateway.core.chat import Endpoint
+from gateway.core.exchange import ExchangeRecord
+from gateway.core.routing import Tier
+
+T = TypeVar("T")
+
+OTHER = "other"
+
+ENDPOINTS = frozenset(Endpoint)
+TIERS = frozenset(Tier)
+OUTCOMES = frozenset(
+    "ok client_error upstream_error timeout shed cancelled truncated policy_blocked "
+    "internal".split()
+)
+CLASSES = frozenset("2xx 4xx 429 5xx connect reset timeout protocol refused cancelled".split())
+REASONS = frozenset(
+    "none pin rule static learned sticky fallback budget capacity locality cache".split()
+)
+LOOKUPS = frozenset("hit miss stale bypass error".split())
+
+# Every promise about latency has its number on an edge (operations.md 1.2).
+_TTFT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80)
+_DURATION = tuple(0.01 * 2**i for i in range(15))
+_PER_TOKEN = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5,
+)  # fmt: skip
+_OVERHEAD = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25,
+)  # fmt: skip
+_LAG = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+
+LAG_EVERY_S = 0.1
+RENDER_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineVitals:
+    """One local engine's worker, now. `rss_bytes` is None where it is not known."""
+
+    up: bool
+    restarts: int = 0
+    rss_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DependencyVitals:
+    """Something we use but can live without."""
+
+    up: bool
+    errors: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vitals:
+    """The parts' state at a scrape. Upstreams and engines go by their configured names."""
+
+    in_flight: Mapping[str, int] = field(default_factory=dict)
+    upstream_up: Mapping[str, bool] = field(default_factory=dict)
+    engines: Mapping[str, EngineVitals] = field(default_factory=dict)
+    dependencies: Mapping[str, DependencyVitals] = field(default_factory=dict)
+    cache_entries: int = 0
+    cache_bytes: int = 0
+    log_dropped: int = 0
+
+
+class _Series:
+    """A metric's children by label values, found in one dict lookup instead of a locked one.
+
+    Past `limit` children, a new value of the first label counts as `other`: the lists are closed,
+    but their product need not be small.
+    """
+
+    def __init__(self, metric: Counter | Histogram, limit: int) -> None:
+        self._metric = metric
+        self._limit = limit
+        self._children: dict[tuple[str, ...], Counter | Histogram] = {}
+
+    def inc(self, *values: str, by: float = 1) -> None:
+        # A hostile upstream may report anything; a counter only grows, and NaN would stay.
+        if 0 < by < float("inf"):
+            self._child(values).inc(by)  # type: ignore[union-attr]
+
+    def see(self, *values: str, seconds: float | None) -> None:
+        if seconds is not None and 0 <= seconds < float("inf"):
+            self._child(values).observe(seconds)  # type: ignore[union-attr]
+
+    def _child(self, values: tuple[str, ...]) -> Counter | Histogram:
+        child = self._children.get(values)
+        if child is None:
+            if len(self._children) >= self._limit and values[0] != OTHER:
+                return self._child((OTHER, *values[1:]))
+            child = self._children[values] = self._metric.labels(*values)
+        return child
+
+
+class Metrics:
+    """All of a gateway's metrics, in a registry of their own.
+
+    `models` are the aliases and upstream names of the configuration; a client's other words for a
+    model count as `other`. `vitals` is called from the thread that renders: it may read, not
+    change.
+    """
+
+    def __init__(
+        self,
+        *,
+        models: Iterable[str],
+        upstreams: Iterable[str],
+        vitals: Callable[[], Vitals] = Vitals,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        # Without this every histogram and counter line has a twin that says when it was made.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        self._clock = clock
+        self._lock = Lock()
+        self._rendered: dict[str, tuple[float, bytes]] = {}
+        self._upstreams = frozenset(upstreams)
+        self._models = frozenset(models) | self._upstreams
+        self._declare()
+        self.registry.register(_VitalsCollector(vitals, self._upstreams))
+        ProcessCollector(registry=self.registry)
+
+    def observe(self, record: ExchangeRecord) -> None:
+        """Count one finished request. Called exactly once for each, also for failed ones."""
+        model = record.model if record.model in self._models else OTHER
+        tier = _known(record.tier, TIERS)
+        self._requests.inc(
+            model,
+            _known(record.endpoint, ENDPOINTS),
+            tier,
+            _known(record.outcome, OUTCOMES),
+            "true" if record.stream else "false",
+        )
+        self._duration.see(model, tier, seconds=record.duration_s)
+        if record.stream:
+            self._ttft.see(model, tier, seconds=record.ttft_s)
+        self._per_token.see(model, tier, seconds=record.inter_token_s)
+        self._observe_route(record, tier)
+        self._observe_spending(record, model, tier)
+
+    def _observe_route(self, record: ExchangeRecord, tier: str) -> None:
+        last = len(record.attempts) - 1
+        for at, attempt in enumerate(record.attempts):
+            upstream = self._upstream(attempt.upstream)
+            kind = _known("2xx" if attempt.result == "ok" else attempt.result, CLASSES)
+            self._attempts.inc(upstream, kind)
+            self._attempt_seconds.see(upstream, seconds=attempt.seconds)
+            if at < last:
+                self._fallbacks.inc(upstream, kind)
+        if record.decide_s is not None:
+            self._decisions.inc(_known(record.reason, REASONS), tier)
+            self._overhead.see("pre", seconds=record.decide_s)
+            self._lookups.inc("exact", _known(record.cache, LOOKUPS))
+
+    def _observe_spending(self, record: ExchangeRecord, model: str, tier: str) -> None:
+        usage = record.usage
+        self._tokens.inc(model, tier, "input", by=usage.prompt_tokens)
+        self._tokens.inc(model, tier, "output", by=usage.completion_tokens)
+        self._tokens.inc(model, tier, "cached_input", by=usage.cached_tokens)
+        self._tokens.inc(model, tier, "reasoning", by=usage.reasoning_tokens)
+        if record.cost_known:
+            self._cost.inc(model, tier, by=record.cost_usd or 0)
+        elif record.upstream and record.tier != Tier.CACHE:
+            self._cost_unknown.inc(self._upstream(record.upstream))
+        self._avoided.inc(model, by=record.avoided_usd or 0)
+        if record.energy_j is not None:
+            source = "estimated" if record.energy_estimated else "rapl"
+            self._energy.inc(source, by=record.energy_j)
+        if record.speculation is not None:
+            pair = self._upstream(record.upstream)
+            drafted = _count(record.speculation.get("drafted"))
+            self._tokens.inc(model, tier, "draft", by=drafted)
+            self._spec_drafts.inc(pair, by=_count(record.speculation.get("rounds")))
+            self._spec_drafted.inc(pair, by=drafted)
+            self._spec_accepted.inc(pair, by=_count(record.speculation.get("accepted")))
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The scrape and its content type. Run it in a thread; at most a second old."""
+        write: Callable[[CollectorRegistry], bytes] = generate_latest
+        kind = CONTENT_TYPE_PLAIN_0_0_4
+        if "application/openmetrics-text" in accept:
+            write, kind = openmetrics.generate_latest, openmetrics.CONTENT_TYPE_LATEST
+        with self._lock:
+            rendered_at, body = self._rendered.get(kind, (float("-inf"), b""))
+            if self._clock() - rendered_at >= RENDER_EVERY_S:
+                body = write(self.registry)
+                self._rendered[kind] = self._clock(), body
+        return body, kind
+
+    async def watch_lag(self) -> None:
+        """Sample how late the event loop runs its timers, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_EVERY_S
+            await asyncio.sleep(LAG_EVERY_S)
+            self._lag.observe(max(0.0, loop.time() - due))
+
+    def _upstream(self, name: str) -> str:
+        return name if name in self._upstreams else OTHER
+
+    def _declare(self) -> None:
+        counter, histogram = self._counter, self._histogram
+        lane = ("model", "tier")
+        self._requests = counter(
+            "tandem_requests_total",
+            "Client requests, each once, however they ended.",
+            ("model", "endpoint", "tier", "outcome", "stream"),
+            limit=300,
+        )
+        self._duration = histogram(
+            "tandem_request_duration_seconds", "Arrival to the end.", lane, _DURATION, limit=16
+        )
+        self._ttft = histogram(
+            "tandem_time_to_first_token_seconds",
+            "Arrival to the first content, of streams.",
+            lane,
+            _TTFT,
+            limit=16,
+        )
+        self._per_token = histogram(
+            "tandem_time_per_output_token_seconds",
+            "First to last content over the tokens between.",
+            lane,
+            _PER_TOKEN,
+            limit=16,
+        )
+        self._attempts = counter(
+            "tandem_upstream_requests_total",
+            "Attempts at upstreams, by how they ended.",
+            ("upstream", "class"),
+            limit=120,
+        )
+        self._attempt_seconds = histogram(
+            "tandem_upstream_duration_seconds",
+            "An attempt's whole time.",
+            ("upstream",),
+            _DURATION,
+            limit=16,
+        )
+        self._fallbacks = counter(
+            "tandem_fallbacks_total",
+            "Attempts that were given up for the next candidate.",
+            ("upstream", "class"),
+            limit=60,
+        )
+        self._decisions = counter(
+            "tandem_route_decisions_total", "Routes chosen.", ("reason", "tier"), limit=60
+        )
+        self._lookups = counter(
+            "tandem_cache_lookups_total", "Response cache lookups.", ("kind", "result"), limit=12
+        )
+        self._tokens = counter(
+            "tandem_tokens_total",
+            "Tokens by what they were; cached_input and reasoning lie within input and output.",
+            ("model", "tier", "type"),
+            limit=100,
+        )
+        self._cost = counter("tandem_cost_usd_total", "Spent at configured prices.", lane, limit=40)
+        self._cost_unknown = counter(
+            "tandem_cost_unknown_total",
+            "Answers whose upstream has no configured price.",
+            ("upstream",),
+            limit=24,
+        )
+        self._avoided = counter(
+            "tandem_cost_avoided_usd_total", "What cache hits saved.", ("model",), limit=24
+        )
+        self._spec_drafts = counter(
+            "tandem_spec_drafts_total", "Target passes of speculation.", ("pair",), limit=16
+        )
+        self._spec_drafted = counter(
+            "tandem_spec_draft_tokens_total", "Draft tokens verified.", ("pair",), limit=16
+        )
+        self._spec_accepted = counter(
+            "tandem_spec_accepted_tokens_total", "Draft tokens that held.", ("pair",), limit=16
+        )
+        self._energy = counter(
+            "tandem_energy_joules_total", "Energy of answers, by source.", ("source",), limit=2
+        )
+        self._overhead = histogram(
+            "tandem_overhead_seconds",
+            "Time we add: pre is arrival to the route (count, classify, filter, choose).",
+            ("phase",),
+            _OVERHEAD,
+            limit=2,
+        )
+        self._lag = Histogram(
+            "tandem_event_loop_lag_seconds",
+            "How late the event loop wakes, sampled each 100 ms.",
+            buckets=_LAG,
+            registry=self.registry,
+        )
+        build = Gauge(
+            "tandem_build_info", "Always 1.", ("version", "python"), registry=self.registry
+        )
+        build.labels(__version__, platform.python_version()).set(1)
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...], limit: int) -> _Series:
+        return _Series(Counter(name, text, labels, registry=self.registry), limit)
+
+    def _histogram(
+        self,
+        name: str,
+        text: str,
+        labels: tuple[str, ...],
+        buckets: tuple[float, ...],
+        limit: int,
+    ) -> _Series:
+        metric = Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+        return _Series(metric, limit)
+
+
+class _VitalsCollector(Collector):
+    """Gauges, and counters that somebody else keeps, read at scrape time."""
+
+    def __init__(self, vitals: Callable[[], Vitals], upstreams: frozenset[str]) -> None:
+        self._vitals = vitals
+        self._upstreams = upstreams
+
+    def collect(self) -> Iterator[Metric]:
+        now = self._vitals()
+        engines = self._ours(now.engines)
+        yield _gauge(
+            "tandem_inflight", "Attempts running now.", "upstream", self._ours(now.in_flight)
+        )
+        yield _gauge(
+            "tandem_upstream_up",
+            "1 if the last health check passed.",
+            "upstream",
+            self._ours(now.upstream_up),
+        )
+        yield _gauge(
+            "tandem_engine_up",
+            "1 if the engine's worker serves.",
+            "upstream",
+            {name: engine.up for name, engine in engines.items()},
+        )
+        yield _gauge(
+            "tandem_engine_rss_bytes",
+            "Resident memory of the engine's worker.",
+            "upstream",
+            {n: e.rss_bytes for n, e in engines.items() if e.rss_bytes is not None},
+        )
+        restarts = CounterMetricFamily(
+            "tandem_engine_restarts", "Times a worker was started again.", labels=("upstream",)
+        )
+        for name, engine in engines.items():
+            restarts.add_metric((name,), engine.restarts)
+        yield restarts
+        yield _gauge(
+            "tandem_dependency_up",
+            "1 if the dependency answers.",
+            "dep",
+            {name: dependency.up for name, dependency in now.dependencies.items()},
+        )
+        errors = CounterMetricFamily(
+            "tandem_dependency_errors", "Failed calls to a dependency.", labels=("dep",)
+        )
+        for name, dependency in now.dependencies.items():
+            errors.add_metric((name,), dependency.errors)
+        yield errors
+        yield GaugeMetricFamily(
+            "tandem_cache_entries", "Answers kept in memory.", now.cache_entries
+        )
+        yield GaugeMetricFamily("tandem_cache_bytes", "Memory they take.", now.cache_bytes)
+        yield CounterMetricFamily(
+            "tandem_log_dropped", "Log lines dropped because the log was stuck.", now.log_dropped
+        )
+
+    def _ours(self, by_name: Mapping[str, T]) -> dict[str, T]:
+        return {name: value for name, value in by_name.items() if name in self._upstreams}
+
+
+def _gauge(name: str, text: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=(label,))
+    for value, number in values.items():
+        family.add_metric((value,), float(number))
+    return family
+
+
+def _known(value: str, closed: frozenset[str]) -> str:
+    return str(value) if value in closed else OTHER
+
+
+def _count(value: object) -> float:
+    return value if isinstance(value, int | float) else 0
