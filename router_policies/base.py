@@ -8,10 +8,44 @@ zones, abilities, context and health have removed candidates before it is asked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from gateway.core.routing import Candidate, Facts, Route
+from gateway.core.routing import Candidate, Facts, Route, Zone
+
+
+class Condition(Protocol):
+    """A compiled `when:`. Frozen, and never raises, whatever the facts hold."""
+
+    def matches(self, facts: Facts) -> bool:
+        """Whether the condition holds."""
+
+    def names(self) -> frozenset[str]:
+        """The facts that it looks at."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One entry of `rules:`. At least one of `use` and `locality` is set.
+
+    `use` is the name of an upstream or an alias; with `fallback` the request's other candidates
+    stay behind it. `locality` is the widest zone that a matching request may reach.
+    """
+
+    name: str
+    when: Condition
+    use: str | None = None
+    fallback: bool = True
+    locality: Zone | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What every policy is built with, as `Class(settings)`. `aliases`: alias → upstream names."""
+
+    rules: tuple[Rule, ...] = ()
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -1,0 +1,179 @@
+"""Operators' rules: the first `use:` that matches decides; every `locality:` that matches tightens.
+
+The two are apart on purpose (DESIGN 2.3). `locality` is asked before routing and of every request,
+pinned ones too; RulesPolicy is one policy among others. What happens to a request whose rule names
+an upstream that cannot serve it is told in router_policies/design.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from gateway.core.flaw import Flaw, Path
+from gateway.core.registry import suggest
+from gateway.core.routing import Candidate, Facts, Route, Zone
+from router_policies.base import Condition, Rule, Settings
+from router_policies.conditions import ALWAYS, compile_condition
+from router_policies.facts import HEADER
+
+KEYS = ("name", "when", "use", "fallback", "locality")
+RULE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""A rule's name goes into a response header and a metric label."""
+
+
+def locality(rules: Iterable[Rule], facts: Facts) -> Zone | None:
+    """The tightest zone of all matching `locality:` rules; None if none matches."""
+    zones = [r.locality for r in rules if r.locality is not None and r.when.matches(facts)]
+    return min(zones, default=None)
+
+
+def first_use(rules: Iterable[Rule], facts: Facts) -> Rule | None:
+    """The first matching rule that has a `use:`."""
+    return next((r for r in rules if r.use is not None and r.when.matches(facts)), None)
+
+
+def targets(rule: Rule, aliases: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The upstreams that a rule's `use:` stands for; an alias stands for its own, in order."""
+    if rule.use is None:
+        return ()
+    return aliases.get(rule.use, (rule.use,))
+
+
+def reach(
+    rules: Iterable[Rule],
+    aliases: Mapping[str, tuple[str, ...]],
+    facts: Facts,
+    names: tuple[str, ...],
+) -> tuple[str, ...]:
+    """The upstreams to consider for a request to an alias that stands for `names`.
+
+    A rule may send a request to an upstream that its alias does not list. That upstream joins the
+    candidates here, before the hard filters see them, because a policy can bring nothing back.
+    With `fallback: false` the others leave here, so that nothing else can serve the request.
+    """
+    rule = first_use(rules, facts)
+    if rule is None:
+        return names
+    wanted = targets(rule, aliases)
+    return tuple(dict.fromkeys((*names, *wanted) if rule.fallback else wanted))
+
+
+def header_names(rules: Iterable[Rule]) -> frozenset[str]:
+    """The request headers that these rules look at, in lower case."""
+    names = frozenset[str]().union(*(rule.when.names() for rule in rules))
+    return frozenset(name.removeprefix(HEADER) for name in names if name.startswith(HEADER))
+
+
+class RulesPolicy:
+    """Puts the upstreams of the first matching `use:` rule first.
+
+    Leaves the request to the next policy when no rule matches, and when the filters have removed
+    everything that the rule names.
+    """
+
+    name = "rules"
+
+    def __init__(self, settings: Settings) -> None:
+        self._rules = settings.rules
+        self._aliases = settings.aliases
+
+    def choose(self, facts: Facts, candidates: Sequence[Candidate]) -> Route | None:
+        rule = first_use(self._rules, facts)
+        if rule is None:
+            return None
+        present = {candidate.upstream.name: candidate for candidate in candidates}
+        wanted = targets(rule, self._aliases)
+        first = [present[name] for name in dict.fromkeys(wanted) if name in present]
+        if not first:
+            return None
+        rest = [each for each in candidates if each.upstream.name not in wanted]
+        order = (*first, *rest) if rule.fallback else tuple(first)
+        return Route(candidates=order, reason="rule", rule=rule.name)
+
+
+def compile_rules(
+    raw: object, path: Path, names: Collection[str], flaws: list[Flaw]
+) -> tuple[Rule, ...]:
+    """The rules that a configuration lists; what is wrong with them goes to `flaws`.
+
+    `names` are the upstreams and aliases that `use:` may name.
+    """
+    if raw is None:
+        return ()
+    if not isinstance(raw, list | tuple):
+        flaws.append(Flaw(path, "expects a list of rules"))
+        return ()
+    rules: list[Rule] = []
+    seen: set[str] = set()
+    for index, entry in enumerate(raw):
+        here = (*path, index)
+        rule = _compile_rule(entry, here, names, flaws)
+        if rule is None:
+            continue
+        if rule.name in seen:
+            flaws.append(Flaw((*here, "name"), f"a rule named {rule.name!r} exists already"))
+        seen.add(rule.name)
+        rules.append(rule)
+    return tuple(rules)
+
+
+def _compile_rule(
+    raw: object, path: Path, names: Collection[str], flaws: list[Flaw]
+) -> Rule | None:
+    if not isinstance(raw, Mapping):
+        flaws.append(Flaw(path, f"a rule is a mapping with the keys {', '.join(KEYS)}"))
+        return None
+    before = len(flaws)
+    for key in raw:
+        if key not in KEYS:
+            message = f"unknown key {key!r}{suggest(str(key), list(KEYS))}"
+            flaws.append(Flaw((*path, key), message, at_key=True))
+    name = raw.get("name")
+    if not isinstance(name, str) or not RULE_NAME.fullmatch(name):
+        message = "a rule needs a name of letters, digits, '.', '_' and '-', at most 64"
+        flaws.append(Flaw((*path, "name"), message))
+    when: Condition = ALWAYS
+    if "when" in raw:
+        when = compile_condition(raw["when"], (*path, "when"), flaws)
+    use = _use(raw, path, names, flaws)
+    zone = _locality(raw, path, flaws)
+    fallback = raw.get("fallback", True)
+    if not isinstance(fallback, bool):
+        flaws.append(Flaw((*path, "fallback"), "fallback is true or false"))
+    if "use" not in raw and "locality" not in raw:
+        flaws.append(Flaw(path, "a rule says `use:` or `locality:`, or both; this one neither"))
+    elif "use" not in raw and "fallback" in raw:
+        flaws.append(Flaw((*path, "fallback"), "fallback belongs to `use:`", at_key=True))
+    if len(flaws) > before:
+        return None
+    return Rule(name=str(name), when=when, use=use, fallback=bool(fallback), locality=zone)
+
+
+def _use(
+    raw: Mapping[str, object], path: Path, names: Collection[str], flaws: list[Flaw]
+) -> str | None:
+    use = raw.get("use")
+    if "use" not in raw:
+        return None
+    if not isinstance(use, str):
+        flaws.append(Flaw((*path, "use"), "use: is the name of an upstream or an alias"))
+        return None
+    if use not in names:
+        hint = suggest(use, list(names))
+        flaws.append(Flaw((*path, "use"), f"no upstream or alias is called {use!r}{hint}"))
+    return use
+
+
+def _locality(raw: Mapping[str, object], path: Path, flaws: list[Flaw]) -> Zone | None:
+    if "locality" not in raw:
+        return None
+    labels = {zone.label: zone for zone in Zone}
+    value = raw["locality"]
+    if isinstance(value, Zone):
+        return value
+    if isinstance(value, str) and value in labels:
+        return labels[value]
+    hint = suggest(str(value), labels)
+    flaws.append(Flaw((*path, "locality"), f"{value!r} is not a zone{hint}"))
+    return None

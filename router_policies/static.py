@@ -1,0 +1,21 @@
+"""The order that the operator wrote: the policy that always has an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gateway.core.routing import Candidate, Facts, Route
+from router_policies.base import Settings
+
+
+class StaticPolicy:
+    """The alias's own order, those that are up first. Load does not change it."""
+
+    name = "static"
+
+    def __init__(self, settings: Settings) -> None:
+        pass
+
+    def choose(self, facts: Facts, candidates: Sequence[Candidate]) -> Route | None:
+        ordered = sorted(candidates, key=lambda candidate: not candidate.healthy)
+        return Route(candidates=tuple(ordered), reason="static")
