@@ -1,0 +1,146 @@
+"""The sections of a configuration file as models: which keys there are, their types and defaults.
+
+`upstreams` and `rules` are not here: each backend declares its own options, and rules are compiled
+by router_policies.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from backends.base import ZoneName
+from gateway.core.routing import Zone
+
+MIB = 1024 * 1024
+SIZES = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+}
+DURATIONS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+QUANTITY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s?([A-Za-z]*)", re.ASCII)
+
+
+def _size(value: object) -> object:
+    return int(_quantity(value, SIZES, "a size is a number of bytes, or like 256MiB or 8GiB"))
+
+
+def _duration(value: object) -> object:
+    return _quantity(value, DURATIONS, "a duration is a number of seconds, or like 200ms, 5s or 1h")
+
+
+def _quantity(value: object, units: dict[str, float] | dict[str, int], wanted: str) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 10**15:
+        return value
+    match = QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    if match is None or match[2].lower() not in units:
+        raise ValueError(wanted)
+    return float(match[1]) * units[match[2].lower()]
+
+
+def _one_or_many(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+def _off(value: object) -> object:
+    """`false` and `off` mean the same here; YAML 1.1 could not tell them apart."""
+    return "off" if value is False else value
+
+
+def _exact(value: object) -> object:
+    return {"memory": 0, "redis": ""} if _off(value) == "off" else value
+
+
+def _semantic(value: object) -> object:
+    if _off(value) != "off":
+        raise ValueError("the semantic cache comes with a later release; the only value is off")
+    return "off"
+
+
+def _digest(value: str) -> str:
+    if not DIGEST.fullmatch(value):
+        raise ValueError("a digest is sha256: and 64 hex digits; `tandem keys create` makes one")
+    return value
+
+
+Size = Annotated[int, BeforeValidator(_size)]
+"""Bytes."""
+Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0)]
+"""Seconds."""
+Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
+
+DETECTORS = ("keys", "cards", "iban", "email", "phone", "hosts")
+
+
+class Section(BaseModel):
+    """What all sections have in common: frozen, and no key that is not listed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Server(Section):
+    """Where the gateway listens. `allowed_*` add to what loopback without keys accepts.
+
+    `deadline` is the whole budget of a request whose alias sets none, in seconds.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65535)
+    max_body: Size = 8 * MIB
+    allowed_hosts: Names = ()
+    allowed_origins: Names = ()
+    deadline: Duration = 600.0
+
+
+class Alias(Section):
+    """A model name that stands for several upstreams, in the operator's order."""
+
+    candidates: Annotated[Names, Field(min_length=1)]
+    policy: Annotated[Names, Field(min_length=1)] = ("rules", "static")
+    deadline: Duration | None = None
+
+
+class Privacy(Section):
+    """`default` is the widest zone of a request that nothing tightens."""
+
+    default: ZoneName = Zone.PUBLIC
+    detect: Names = ()
+
+
+class Memory(Section):
+    """`budget` bounds what local models may take together; None: what the machine has."""
+
+    budget: Size | None = None
+
+
+class ExactCache(Section):
+    """Whole answers by exact request. `memory` 0 keeps none here; `redis` empty, none there."""
+
+    memory: Size = 64 * MIB
+    redis: str = ""
+    ttl: Duration = 3600.0
+
+
+class CacheSection(Section):
+    """Which caches there are. `exact: off` is one without memory and without Redis."""
+
+    exact: Annotated[ExactCache, BeforeValidator(_exact)] = ExactCache()
+    semantic: Annotated[Literal["off"], BeforeValidator(_semantic)] = "off"
+
+
+class Key(Section):
+    """A static key. `models` lists the names it may ask for; None: all."""
+
+    digest: Annotated[str, AfterValidator(_digest)]
+    tenant: str = Field(default="default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    zone: ZoneName = Zone.PUBLIC
+    models: Names | None = None

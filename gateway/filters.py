@@ -1,0 +1,247 @@
+"""Hard filters: what may serve a request at all, before any policy ranks what is left. Pure.
+
+They are not policies and cannot be left out of a configuration (DESIGN 2.2, 2.3). The order is
+zone, features, context, health: the first that a candidate fails is its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from enum import StrEnum
+from typing import Protocol
+
+from gateway.core.chat import ChatRequest, Endpoint, Feature
+from gateway.core.errors import (
+    ContextExceeded,
+    LocalUnavailable,
+    NotFound,
+    TandemError,
+    Unavailable,
+    Unsupported,
+)
+from gateway.core.exchange import Caller
+from gateway.core.registry import suggest
+from gateway.core.routing import Candidate, Rejection, Zone
+
+
+class Reason(StrEnum):
+    """Why a candidate was taken out: the closed list, in the order of the filters."""
+
+    ZONE = "zone"
+    FEATURE = "feature"
+    CONTEXT = "context"
+    HEALTH = "health"
+
+
+PARAMS: Mapping[Feature, str] = {
+    Feature.CHAT: "messages",
+    Feature.COMPLETION: "prompt",
+    Feature.FIM: "suffix",
+    Feature.IMAGES: "messages",
+    Feature.AUDIO: "messages",
+}
+"""The request field that asks for a feature, where the feature has another name."""
+
+UNCOUNTED = frozenset({Feature.TOOLS, Feature.JSON_MODE, Feature.IMAGES, Feature.AUDIO})
+"""Features that put tokens into a prompt which `text_bytes` does not see."""
+
+TURN_OVERHEAD = 32
+"""Tokens a chat template may add per message (role, markers) and once at the end; ChatML adds 5."""
+
+
+class Listed(Protocol):
+    """What is needed of an alias here."""
+
+    @property
+    def candidates(self) -> tuple[str, ...]: ...
+
+
+class Known(Protocol):
+    """What is needed of the fleet here: whether it has an upstream of that name."""
+
+    def __contains__(self, name: str, /) -> bool: ...
+
+
+def resolve(
+    model: str, aliases: Mapping[str, Listed], upstreams: Known, caller: Caller
+) -> tuple[str | None, tuple[str, ...]]:
+    """The alias that a model name stands for, and its upstreams; (None, (name,)) for a pin.
+
+    Raises NotFound, in the same words whether a name does not exist or is not the caller's.
+    """
+    if caller.models is None or model in caller.models:
+        if model in aliases:
+            return model, aliases[model].candidates
+        if model in upstreams:
+            return None, (model,)
+    shown = model if len(model) <= 100 else model[:100] + "…"
+    close = suggest(model[:100], list(visible(aliases, (), caller)))
+    hint = close.replace("; did", " Did") if close.startswith("; did") else ""
+    raise NotFound(
+        f"The model `{shown}` does not exist or you do not have access to it.{hint}",
+        param="model",
+        code="model_not_found",
+    )
+
+
+def visible(
+    aliases: Collection[str], upstreams: Collection[str], caller: Caller
+) -> tuple[str, ...]:
+    """The model names that a caller may ask for, aliases first: what GET /v1/models lists."""
+    names = tuple(dict.fromkeys((*aliases, *upstreams)))
+    if caller.models is None:
+        return names
+    return tuple(name for name in names if name in caller.models)
+
+
+def ask_count(request: ChatRequest, candidate: Candidate, zone: Zone) -> bool:
+    """Whether only the model's own tokenizer can tell if the request fits this candidate.
+
+    False for most requests: tokens never exceed rendered bytes for byte-level vocabularies, so a
+    prompt whose bytes fit needs no counting.
+    """
+    upstream = candidate.upstream
+    if _refused(request, candidate, zone) is not None or upstream.context is None:
+        return False
+    if request.endpoint is Endpoint.INFILL:
+        return False
+    bound = _token_bound(request)
+    if not upstream.prompt_ceiling and bound is None:
+        return False  # a remote model's tools and images: its own server counts them
+    return bound is None or bound + _wanted_tokens(request) > upstream.context
+
+
+def admit(
+    request: ChatRequest,
+    candidates: Sequence[Candidate],
+    zone: Zone,
+    caller: Caller,
+    counted: Mapping[str, int],
+) -> tuple[tuple[Candidate, ...], tuple[Rejection, ...]]:
+    """What may serve the request, in the given order, and why the others may not.
+
+    `zone` is the request's; the key's own is held against it once more. `counted` has the exact
+    prompt tokens by upstream, for those that `ask_count` asked about. One that could not be counted
+    stays: its own server refuses what is too long, and nothing truncates.
+    """
+    zone = min(zone, caller.zone)
+    kept: list[Candidate] = []
+    rejected: list[Rejection] = []
+    for candidate in candidates:
+        rejection = (
+            _refused(request, candidate, zone)
+            or _too_long(request, candidate, counted)
+            or _down(candidate)
+        )
+        if rejection is None:
+            kept.append(candidate)
+        else:
+            rejected.append(rejection)
+    return tuple(kept), tuple(rejected)
+
+
+def refusal(request: ChatRequest, rejected: Sequence[Rejection]) -> TandemError:
+    """The error for a request of which nothing is left.
+
+    If a zone took something out, that is the answer (DESIGN 2.3). Else the rejection that came
+    closest to serving speaks: down, then too long, then lacking a feature.
+    """
+    by_reason = {reason: [r for r in rejected if r.reason == reason] for reason in Reason}
+    if by_reason[Reason.ZONE]:
+        inside = [r for r in rejected if r.reason != Reason.ZONE]
+        why = f" Inside it: {_details(inside)}." if inside else ""
+        return LocalUnavailable(
+            "Nothing inside the zone that this request may reach can serve it." + why
+        )
+    if by_reason[Reason.HEALTH]:
+        return Unavailable(
+            f"Nothing that can serve this request is up: {_details(by_reason[Reason.HEALTH])}.",
+            code="no_healthy_upstream",
+            retry_after=1,
+        )
+    if by_reason[Reason.CONTEXT]:
+        first = by_reason[Reason.CONTEXT][0]
+        details = _details(by_reason[Reason.CONTEXT])
+        return ContextExceeded(f"The request is too long: {details}.", param=first.param)
+    if by_reason[Reason.FEATURE]:
+        first = by_reason[Reason.FEATURE][0]
+        details = _details(by_reason[Reason.FEATURE])
+        return Unsupported(
+            f"No upstream for this model can honour the request: {details}.", param=first.param
+        )
+    return Unavailable(f"No upstream stands behind the model {request.model[:100]!r}.")
+
+
+def _refused(request: ChatRequest, candidate: Candidate, zone: Zone) -> Rejection | None:
+    upstream = candidate.upstream
+    if not zone.admits(upstream.zone):
+        return Rejection(
+            upstream=upstream.name,
+            reason=Reason.ZONE,
+            detail=f"{upstream.name} is in the zone {upstream.zone.label},"
+            f" the request stays in {zone.label}",
+        )
+    missing = sorted(request.features - upstream.features)
+    if missing:
+        params = list(dict.fromkeys(PARAMS.get(feature, feature.value) for feature in missing))
+        return Rejection(
+            upstream=upstream.name,
+            reason=Reason.FEATURE,
+            detail=f"{upstream.name} does not take {', '.join(_what(each) for each in missing)}",
+            param=params[0],
+        )
+    return None
+
+
+def _too_long(
+    request: ChatRequest, candidate: Candidate, counted: Mapping[str, int]
+) -> Rejection | None:
+    upstream = candidate.upstream
+    tokens = counted.get(upstream.name)
+    if upstream.context is None or tokens is None or request.endpoint is Endpoint.INFILL:
+        return None
+    wanted = _wanted_tokens(request)
+    if tokens + wanted <= upstream.context:
+        return None
+    # The prompt alone fits: it is the answer's length that the client has to change.
+    over_by_answer = tokens + 1 <= upstream.context
+    prompt = "messages" if request.endpoint is Endpoint.CHAT else "prompt"
+    return Rejection(
+        upstream=upstream.name,
+        reason=Reason.CONTEXT,
+        detail=f"{upstream.name} holds {upstream.context} tokens, and {tokens + wanted} were"
+        f" requested ({tokens} in the {prompt}, {wanted} in the completion)",
+        param="max_tokens" if over_by_answer else prompt,
+    )
+
+
+def _down(candidate: Candidate) -> Rejection | None:
+    if candidate.healthy:
+        return None
+    name = candidate.upstream.name
+    return Rejection(upstream=name, reason=Reason.HEALTH, detail=f"{name} is down")
+
+
+def _token_bound(request: ChatRequest) -> int | None:
+    """At least as many tokens as the rendered prompt can have, or None if bytes cannot tell."""
+    if request.features & UNCOUNTED:
+        return None
+    if isinstance(request.prompt, tuple):
+        return len(request.prompt) + TURN_OVERHEAD
+    roles = sum(len(message.role.encode("utf-8", "replace")) for message in request.messages)
+    return request.text_bytes + roles + TURN_OVERHEAD * (len(request.messages) + 1)
+
+
+def _wanted_tokens(request: ChatRequest) -> int:
+    return 1 if request.sampling.max_tokens is None else request.sampling.max_tokens
+
+
+def _what(feature: Feature) -> str:
+    """A parameter by its name, a modality or endpoint in words: what the client can act on."""
+    if feature is Feature.FIM:
+        return "`suffix`"
+    return f"{feature.value} requests" if feature in PARAMS else f"`{feature.value}`"
+
+
+def _details(rejected: Sequence[Rejection]) -> str:
+    return "; ".join(rejection.detail for rejection in rejected)
