@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,9 @@ class Found:
     """
 
     upstreams: dict[str, dict[str, Any]]
-    models: dict[str, dict[str, Any]]
     notes: tuple[str, ...]
     needs_companion: bool = False
     default_zone: str = "public"
-    secrets: Mapping[str, str] = field(default_factory=dict)
 
 
 async def discover(
@@ -58,14 +56,12 @@ async def discover(
     """Look around once. With `local_only`, keys and neighbours are ignored and zones closed."""
     upstreams: dict[str, dict[str, Any]] = {}
     notes: list[str] = []
-    local = _local(upstreams, notes, model_dir)
-    cloud: list[str] = []
+    bundled = _local(upstreams, notes, model_dir)
     if local_only:
         notes.append("--local-only: provider keys and other servers are ignored")
     else:
-        cloud += _providers(env, upstreams, notes)
-        cloud += await _neighbours(upstreams, notes, transport)
-    bundled = local == [DRAFT]
+        _providers(env, upstreams, notes)
+        await _neighbours(upstreams, notes, transport)
     if bundled:
         upstreams[TARGET] = {
             "kind": "companion",
@@ -75,23 +71,12 @@ async def discover(
             "price": {"input": 0, "output": 0},
         }
         upstreams[PAIR] = {"kind": "speculative", "draft": DRAFT, "target": TARGET}
-        cloud.append(TARGET)
         notes.append(
             f"cloud: {TARGET} (7M parameters) stands in for a cloud, in a process of its own here"
         )
         notes.append(f"tandem: {DRAFT} drafts, {TARGET} verifies")
-    models = {
-        "local": local,
-        "cloud": cloud,
-        "tandem": [PAIR] if bundled else [],
-        "auto": [*local, *cloud],
-        "auto:cheap": [*local, *cloud],
-        "auto:fast": [*local, *cloud],
-        "auto:quality": [*cloud, *local],
-    }
     return Found(
         upstreams=upstreams,
-        models={name: {"candidates": list(names)} for name, names in models.items() if names},
         notes=tuple(notes),
         needs_companion=bundled,
         default_zone="machine" if local_only else "public",
@@ -111,10 +96,11 @@ def gguf_files(model_dir: Path) -> list[Path]:
     return sorted(files, key=lambda path: (path.stat().st_size, path.name))
 
 
-def _local(upstreams: dict[str, dict[str, Any]], notes: list[str], model_dir: Path) -> list[str]:
+def _local(upstreams: dict[str, dict[str, Any]], notes: list[str], model_dir: Path) -> bool:
+    """Adds the local upstream; True when it is the bundled draft."""
     if not engine_available():
         notes.append("local: off, llama-cpp-python is not installed (`make setup` says why)")
-        return []
+        return False
     files = gguf_files(model_dir)
     if files:
         chosen = files[0]
@@ -124,7 +110,7 @@ def _local(upstreams: dict[str, dict[str, Any]], notes: list[str], model_dir: Pa
         if len(files) > 1:
             others = ", ".join(path.name for path in files[1:])
             notes.append(f"also there, not loaded without a configuration: {others}")
-        return [name]
+        return False
     upstreams[DRAFT] = {
         "kind": "llama_cpp",
         "zone": "machine",
@@ -132,13 +118,12 @@ def _local(upstreams: dict[str, dict[str, Any]], notes: list[str], model_dir: Pa
         "strict": True,
     }
     notes.append(f"local: {DRAFT} (1.3M parameters, bundled: it shows the plumbing, not quality)")
-    return [DRAFT]
+    return True
 
 
 def _providers(
     env: Mapping[str, str], upstreams: dict[str, dict[str, Any]], notes: list[str]
-) -> list[str]:
-    names = []
+) -> None:
     for variable, (profile, model) in PROVIDERS.items():
         if env.get(variable):
             upstreams[profile] = {
@@ -147,16 +132,14 @@ def _providers(
                 "model": model,
                 "api_key": "${" + variable + "}",
             }
-            names.append(profile)
             notes.append(f"cloud: {profile} ({model}), key from {variable}: prompts may go there")
-    return names
 
 
 async def _neighbours(
     upstreams: dict[str, dict[str, Any]],
     notes: list[str],
     transport: Callable[[], httpx.AsyncBaseTransport] | None,
-) -> list[str]:
+) -> None:
     client = httpx.AsyncClient(
         transport=transport() if transport else None,
         trust_env=False,
@@ -165,7 +148,6 @@ async def _neighbours(
     )
     async with client:
         found = await asyncio.gather(*(_first_model(client, port) for port in NEIGHBOURS.values()))
-    names = []
     for (name, port), model in zip(NEIGHBOURS.items(), found, strict=True):
         if model is None:
             continue
@@ -175,11 +157,9 @@ async def _neighbours(
             "base_url": f"http://127.0.0.1:{port}/v1",
             "model": model,
         }
-        names.append(name)
         notes.append(
             f"cloud: {name} on port {port} ({model}); it may be a tunnel, so its zone is public"
         )
-    return names
 
 
 async def _first_model(client: httpx.AsyncClient, port: int) -> str | None:

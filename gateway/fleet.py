@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from backends.base import Backend, Health
@@ -61,8 +61,9 @@ class Fleet:
         for member in reversed(self._members.values()):
             await member.backend.aclose()
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._members
+    @property
+    def names(self) -> Collection[str]:
+        return self._members.keys()
 
     def backend(self, name: str) -> Backend:
         return self._members[name].backend

@@ -15,7 +15,7 @@ from gateway.cache.base import Cache, Entry
 from gateway.cache.key import Directives, cache_key, directives
 from gateway.core.chat import Usage
 from gateway.core.errors import LocalUnavailable, TandemError, Unavailable, UpstreamBroken
-from gateway.core.events import Collector, Event, Finish, is_content, replay
+from gateway.core.events import Collector, Event, Finish, Frame, is_content, replay
 from gateway.core.exchange import Attempt, Call, Exchange, ExchangeRecord, RecordDraft, Reply
 from gateway.core.routing import Facts, Route, Tier, Upstream, Zone
 from gateway.filters import admit, ask_count, refusal, resolve
@@ -32,6 +32,8 @@ KEPT_TEXT = 1024 * 1024
 
 STORABLE_ENDS = frozenset({"stop", "length", "tool_calls"})
 
+_BEGUN = Frame()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alias:
@@ -47,12 +49,13 @@ class Rulebook:
     """What the configuration says about routing. Immutable: a reload makes a new one.
 
     `epoch` changes with it, so that no answer kept under other rules is served. `headers` are the
-    request headers that rules look at.
+    request headers that rules look at; `locality` and `reach` are the rules' say before routing.
     """
 
     aliases: Mapping[str, Alias]
     pin: Policy
     locality: Callable[[Facts], Zone | None]
+    reach: Callable[[str | None, Facts, tuple[str, ...]], tuple[str, ...]]
     headers: frozenset[str] = frozenset()
     default_zone: Zone = Zone.PUBLIC
     epoch: str = ""
@@ -136,6 +139,8 @@ class Pipeline:
             else:
                 opened = await self._open(exchange, plan, draft)
                 events = self._relay(exchange, plan, opened, wish, draft, permit)
+            # Closing a generator that never ran skips its `finally`; now it has begun.
+            await anext(events)
         except BaseException as error:
             self._close(draft, exchange, permit, error)
             raise
@@ -156,8 +161,8 @@ class Pipeline:
         request, caller, book = exchange.request, exchange.caller, self.rulebook
         facts = facts_of(request, caller, exchange.headers, book.headers)
         zone = zone_of(caller, exchange.headers, book.default_zone, book.locality(facts))
-        alias, names = resolve(request.model, book.aliases, self.fleet, caller)
-        candidates = self.fleet.snapshot(names)
+        alias, names = resolve(request.model, book.aliases, self.fleet.names, caller)
+        candidates = self.fleet.snapshot(book.reach(alias, facts, names))
         counted: dict[str, int] = {}
         for candidate in candidates:
             if ask_count(request, candidate, zone):
@@ -241,6 +246,7 @@ class Pipeline:
         collector, tally = Collector(limit=KEPT_TEXT), Tally(self._clock)
         error: BaseException | None = None
         try:
+            yield _BEGUN
             for event in opened.held:
                 tally.note(event)
                 collector.add(event)
@@ -278,6 +284,7 @@ class Pipeline:
         """A kept answer, as if it came from its upstream."""
         error: BaseException | None = None
         try:
+            yield _BEGUN
             for event in replay(entry.completion):
                 if draft.ttft_s is None and is_content(event):
                     draft.ttft_s = self._clock() - exchange.arrived
