@@ -1,0 +1,186 @@
+"""One answer over a companion session: commits become events, drafting goes on while it pays."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+from backends.speculative.client import Session
+from backends.speculative.controller import PROBE_TOKENS, Estimates, Observation, abandons
+from backends.speculative.draft import Drafter
+from backends.speculative.session import Commit
+from gateway.core.chat import Usage
+from gateway.core.events import Event, Finish, SpeculationReport, TextDelta, UsageReport
+
+NAME = "companion"
+ENOUGH_TOKENS = 8
+"""Fewer tell nothing about a rate."""
+
+
+class Pace:
+    """Tokens and seconds from one commit to a later one: a realised rate."""
+
+    def __init__(self) -> None:
+        self._from: float | None = None
+        self._to = 0.0
+        self.tokens = 0
+
+    def note(self, tokens: int, now: float) -> None:
+        # What came with the first commit was generated before the clock ran.
+        if self._from is None:
+            self._from = now
+        else:
+            self.tokens += tokens
+        self._to = now
+
+    @property
+    def seconds(self) -> float:
+        return 0.0 if self._from is None else self._to - self._from
+
+    @property
+    def rate(self) -> float | None:
+        """Seconds a token; None while there are too few."""
+        return self.seconds / self.tokens if self.tokens >= ENOUGH_TOKENS else None
+
+
+class Answer:
+    """One answer's state. It owns its session and its drafter, and closes both.
+
+    `limit` is for how many tokens drafting is meant to go on: None for all of them. `fixed` keeps
+    it from being given up before.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        drafter: Drafter | None,
+        *,
+        estimates: Estimates,
+        limit: int | None,
+        fixed: bool,
+        clock: Callable[[], float],
+    ) -> None:
+        self._session = session
+        self._drafter = drafter
+        self._estimates = estimates
+        self._limit = limit
+        self._fixed = fixed
+        self._clock = clock
+        self._pinging = asyncio.create_task(session.rtt())
+        self._drafting = Pace()
+        self._plain = Pace()
+        self._window = Pace()
+        self._windows: list[float] = []
+        self._stopped = drafter is None
+        self._lost = False
+        self._draft_s: float | None = None
+        self._tokens = self._unsaid = 0
+        self._drafted = self._accepted = self._rounds = 0
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """The target's answer. Raises UpstreamError if the session breaks."""
+        async with aclosing(self._session.messages()) as messages:
+            async for message in messages:
+                if not isinstance(message, Commit):
+                    continue
+                self._note(message)
+                if self._drafter is not None:
+                    await self._mind(self._drafter, message)
+                if message.text_bytes:
+                    # Only ever whole characters; a model's own invalid bytes become U+FFFD.
+                    text = message.text_bytes.decode("utf-8", "replace")
+                    yield TextDelta(text=text, tokens=self._unsaid)
+                    self._unsaid = 0
+                if message.finish is not None:
+                    yield self.report()
+                    yield Finish(reason=message.finish)
+                    yield UsageReport(usage=_usage(message))
+
+    def report(self) -> SpeculationReport:
+        return SpeculationReport(
+            strategy=self._strategy(),
+            drafted=self._drafted,
+            accepted=self._accepted,
+            rounds=self._rounds,
+            gain=self._gain(),
+        )
+
+    def observation(self) -> Observation:
+        """What this answer teaches about the pair."""
+        rtt = None
+        if self._pinging.done() and not self._pinging.cancelled():
+            rtt = self._pinging.result()
+        return Observation(
+            # Drafting that died says nothing about what drafting costs.
+            drafting_s=None if self._lost else self._drafting.rate,
+            plain_s=self._plain.rate,
+            draft_s=self._draft_s,
+            rtt_s=rtt,
+            drafted=self._drafted,
+            accepted=self._accepted,
+        )
+
+    async def aclose(self) -> None:
+        self._pinging.cancel()
+        try:
+            if self._drafter is not None:
+                await self._stop(self._drafter)
+        finally:
+            await self._session.aclose()
+
+    def _note(self, commit: Commit) -> None:
+        tokens, now = len(commit.tokens), self._clock()
+        self._tokens += tokens
+        self._unsaid += tokens
+        self._rounds += tokens > 0
+        self._drafted += commit.n_draft_used
+        self._accepted += commit.n_accepted
+        if self._drafter is not None:
+            self._drafting.note(tokens, now)
+            self._window.note(tokens, now)
+        elif commit.n_draft_used == 0:  # what was still on its way is no plain pass
+            self._plain.note(tokens, now)
+
+    async def _mind(self, drafter: Drafter, commit: Commit) -> None:
+        """Keep the drafter in step, and stop it where it does not pay."""
+        if drafter.lost:
+            self._lost = True
+            await self._stop(drafter)
+            return
+        drafter.committed(commit.epoch, commit.base_pos, commit.tokens)
+        if self._window.tokens >= PROBE_TOKENS:
+            self._windows.append(self._window.seconds / self._window.tokens)
+            self._window = Pace()
+        spent = self._limit is not None and self._tokens >= self._limit
+        losing = not self._fixed and abandons(self._windows, self._estimates.plain_s)
+        if spent or losing:
+            self._stopped = True
+            await self._stop(drafter)
+
+    async def _stop(self, drafter: Drafter) -> None:
+        self._drafter = None
+        self._draft_s = drafter.draft_s
+        await drafter.aclose()
+
+    def _strategy(self) -> str:
+        if self._lost:
+            return f"{NAME};draft-lost"
+        return f"{NAME};off" if self._stopped else NAME
+
+    def _gain(self) -> float | None:
+        """Plain time over this answer's, from the first commit on."""
+        plain_s = self._estimates.plain_s or self._plain.rate
+        seconds = self._drafting.seconds + self._plain.seconds
+        tokens = self._drafting.tokens + self._plain.tokens
+        if plain_s is None or tokens < ENOUGH_TOKENS or seconds <= 0:
+            return None
+        return plain_s * tokens / seconds
+
+
+def _usage(commit: Commit) -> Usage:
+    return Usage(
+        prompt_tokens=commit.prompt_tokens,
+        completion_tokens=commit.completion_tokens,
+        cached_tokens=commit.cached_tokens,
+    )
