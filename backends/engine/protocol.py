@@ -9,9 +9,12 @@ Towards the worker:
     cancel   {id}                      drop a sequence, queued or running; its cells are freed
     draft    {id, epoch, base, tokens} role target: what a drafter proposes from position `base`
     sync     {id, epoch, base, tokens} role draft: what the target committed from `base` on
+    pause    {id, on}                  whether to leave the sequence out of the steps
     stats    {}
 
-From the worker, one frame per step: `{"out": [Output, …]}`, besides `ready`, `stats`, `fatal`.
+From the worker, one frame per step: `{"out": [Output, …], "seen", "idle"}`, besides `ready`,
+`stats`, `fatal`. `seen` counts the frames it has taken, so that the gateway knows whether `idle`
+(nothing to do until somebody speaks) was said before or after its last command.
 
 Positions count generated tokens: 0 is the first token after the prompt. Roles of a sequence:
 
@@ -23,15 +26,28 @@ Positions count generated tokens: 0 is the first token after the prompt. Roles o
 `draft`     greedy tokens ahead of the target, at most `ahead` beyond what `sync` has confirmed;
             a `sync` that disagrees rewinds to the committed tokens and raises the epoch. It never
             ends by itself: the session cancels it.
+
+Epochs only spare work, they never decide what is right: a target compares every draft with what it
+has generated and verifies the rest. Both sides raise theirs past the epoch of what disagreed
+(drafts.py), so the two numbers meet without being told apart.
+
+The helper process (prepare.py) speaks the same frames, one answer to each request.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import asyncio
+import socket
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeAlias
+
+import msgpack
 
 Role: TypeAlias = Literal["generate", "target", "draft"]
 Source: TypeAlias = Literal["self", "draft", "bonus"]
+Wire: TypeAlias = dict[str, Any]
 
 MAX_FRAME = 16 * 1024 * 1024
 MAX_DRAFT = 32
@@ -71,8 +87,16 @@ class Job:
     tenant: str = "default"
     priority: int = 1
 
-    def pack(self) -> dict[str, Any]:
+    def pack(self) -> Wire:
         return {"op": "submit", **asdict(self)}
+
+    @classmethod
+    def unpack(cls, frame: Mapping[str, Any]) -> Job:
+        """Raises TypeError for a field that this side does not know."""
+        values = {name: value for name, value in frame.items() if name != "op"}
+        values["sampler"] = SamplerSettings(**values["sampler"])
+        values["tokens"], values["stop"] = tuple(values["tokens"]), tuple(values["stop"])
+        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +105,10 @@ class Output:
 
     `base` is the position of the first of `tokens`. `text` is what may be shown now: whole UTF-8,
     never past a stop string, so it can lag behind the tokens. `drafted` is how many draft tokens
-    the pass verified and `accepted` how many of them held. `finish` is set once: stop, length,
-    cancelled or error (then `error` says why).
+    the pass verified and `accepted` how many of them held. `source` is self without a draft, bonus
+    when all of a draft held (and one token more came of the same pass), else draft. `finish` is set
+    once: stop, length, cancelled or error (then `error` says why: one of the words below, a colon,
+    and a sentence). `completion_tokens` counts all tokens so far, the ending one included.
     """
 
     id: int
@@ -99,6 +125,25 @@ class Output:
     cached_tokens: int = 0
     completion_tokens: int = 0
 
+    def pack(self) -> list[Any]:
+        """Positional, since there is one for every token."""
+        return [getattr(self, name) for name in _OUTPUT]
+
+    @classmethod
+    def unpack(cls, values: list[Any]) -> Output:
+        output = dict(zip(_OUTPUT, values, strict=True))
+        output["tokens"] = tuple(output["tokens"])
+        return cls(**output)
+
+
+_OUTPUT = tuple(f.name for f in fields(Output))
+
+# The words that an Output's `error` begins with.
+OVERLOADED = "overloaded"
+TOO_LONG = "too_long"
+INVALID = "invalid"
+FAILED = "failed"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
@@ -112,3 +157,71 @@ class Ready:
     exactness: str = "unknown"
     fim: bool = False
     meta: dict[str, str] = field(default_factory=dict)
+
+    def pack(self) -> Wire:
+        return {"op": "ready", **asdict(self)}
+
+    @classmethod
+    def unpack(cls, frame: Mapping[str, Any]) -> Ready:
+        return cls(**{name: value for name, value in frame.items() if name != "op"})
+
+
+class FrameError(Exception):
+    """The other side sent what is not a frame; the connection is of no more use."""
+
+
+_LENGTH = struct.Struct("<I")
+
+
+def encode(frame: Wire) -> bytes:
+    # A lone surrogate is legal in JSON strings; the tokenizer's side replaces it.
+    body: bytes = msgpack.packb(frame, unicode_errors="surrogatepass")
+    if len(body) > MAX_FRAME:
+        raise FrameError(f"a frame of {len(body)} bytes")
+    return _LENGTH.pack(len(body)) + body
+
+
+def _decode(body: bytes) -> Wire:
+    try:
+        frame = msgpack.unpackb(body, unicode_errors="surrogatepass")
+    except (ValueError, msgpack.UnpackException) as error:
+        raise FrameError("not msgpack") from error
+    if not isinstance(frame, dict):
+        raise FrameError("not a map")
+    return frame
+
+
+def _length(header: bytes) -> int:
+    (length,) = _LENGTH.unpack(header)
+    if length > MAX_FRAME:
+        raise FrameError(f"a frame of {length} bytes")
+    return int(length)
+
+
+def receive(connection: socket.socket) -> Wire | None:
+    """Block for the next frame; None at end-of-file, also when it comes inside a frame."""
+    header = _exactly(connection, _LENGTH.size)
+    body = None if header is None else _exactly(connection, _length(header))
+    return None if body is None else _decode(body)
+
+
+def _exactly(connection: socket.socket, size: int) -> bytes | None:
+    parts = bytearray()
+    while len(parts) < size:
+        try:
+            chunk = connection.recv(min(size - len(parts), 1 << 16))
+        except ConnectionError:
+            return None
+        if not chunk:
+            return None
+        parts += chunk
+    return bytes(parts)
+
+
+async def read(reader: asyncio.StreamReader) -> Wire | None:
+    """The same for the gateway's event loop."""
+    try:
+        header = await reader.readexactly(_LENGTH.size)
+        return _decode(await reader.readexactly(_length(header)))
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None

@@ -1,0 +1,311 @@
+"""The local tier as a Backend: a GGUF file, its engine worker and its prompt helper."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib.util
+import logging
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from backends.base import Health, Options, Resources
+from backends.engine.client import Engine
+from backends.engine.prompts import Prompts, Vocabulary
+from backends.engine.protocol import Job, Role, SamplerSettings
+from backends.engine.settings import EngineSettings, default_threads
+from gateway.core.chat import ChatRequest, Endpoint, Feature, Usage
+from gateway.core.errors import ContextExceeded, EngineFailed, InvalidRequest
+from gateway.core.events import Event, Finish, TextDelta, UsageReport
+from gateway.core.exchange import Call
+from gateway.core.routing import Upstream
+
+log = logging.getLogger(__name__)
+
+BUNDLED = Path(__file__).parent / "bundled"
+DEFAULT_CONTEXT = 4096
+"""Unless configured: what a model was trained for may need more memory than the machine has."""
+INFILL_ROOM = 128
+"""Tokens kept free for the middle when an editor does not say how many it wants."""
+
+FEATURES = frozenset(
+    {
+        Feature.CHAT,
+        Feature.COMPLETION,
+        Feature.TOP_K,
+        Feature.MIN_P,
+        Feature.SEED,
+        Feature.PENALTIES,
+        Feature.TOKEN_PROMPT,
+    }
+)
+PRIORITY = {Endpoint.COMPLETION: 0, Endpoint.INFILL: 0, Endpoint.CHAT: 1}
+
+
+class LlamaCppOptions(Options):
+    """A local model.
+
+    `model`: a GGUF file, relative to the model folder, or `bundled:draft` or `bundled:target`.
+    `context` bounds one request, in tokens (default: as trained, at most 4096); `cells` all that
+    run at once (default: `context` for each of `slots`). `strict` gives results that do not depend
+    on who else is served, for up to twice the computation, and needs the memory of full `cells`.
+    `max_tokens` caps an answer whose client sets no limit. `prepare_s` bounds the rendering and
+    tokenizing of one prompt.
+    """
+
+    model: str
+    slots: int = Field(default=4, ge=1, le=64)
+    cells: int | None = Field(default=None, ge=256)
+    threads: int | None = Field(default=None, ge=1)
+    gpu_layers: int = Field(default=0, ge=0)
+    strict: bool = False
+    kv: Literal["f16"] = "f16"
+    flash_attention: bool = True
+    max_tokens: int | None = Field(default=None, ge=1)
+    default_temperature: float = Field(default=1.0, ge=0)
+    queue: int = Field(default=64, ge=1)
+    prepare_s: float = Field(default=2.0, gt=0)
+
+
+class LlamaCppBackend:
+    """Answers chat, completion and fill-in-the-middle requests from one local model.
+
+    `engine` and `prompt` are also what speculation is built on.
+    """
+
+    options_model: ClassVar[type[Options]] = LlamaCppOptions
+
+    def __init__(self, name: str, options: LlamaCppOptions, resources: Resources) -> None:
+        self._options = options
+        self._path = model_path(options.model, resources.model_dir)
+        self._detail = "not started"
+        self.prompts = Prompts(self._path, limit_s=options.prepare_s)
+        self._settings = EngineSettings(
+            model=str(self._path),
+            context=options.context or 0,
+            cells=options.cells or 0,
+            slots=options.slots,
+            threads=options.threads or resources.threads or default_threads(),
+            queue=options.queue,
+            strict=options.strict,
+            flash_attention=options.flash_attention,
+            gpu_layers=options.gpu_layers,
+        )
+        self.engine = Engine(self._settings, name=name)
+        self._upstream = Upstream(
+            name=name,
+            kind=options.kind,
+            tier=options.tier_or_default(),
+            zone=options.zone,
+            model=self._path.stem,
+            context=options.context,
+            features=FEATURES,
+            price=options.price.price() if options.price else None,
+            watts=options.watts,
+        )
+
+    @property
+    def upstream(self) -> Upstream:
+        return self._upstream
+
+    @classmethod
+    def parts(cls, options: Options) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """Once started: what another model must share to draft for this one, or with it."""
+        return self.prompts.vocabulary
+
+    async def start(self) -> None:
+        """Load vocabulary and model. A failure is told by `health`, not raised."""
+        if importlib.util.find_spec("llama_cpp") is None:
+            self._detail = "llama-cpp-python is not installed (the extra `local`): no local models"
+        elif not self._path.is_file():
+            self._detail = f"no such model file: {self._path.name}"
+        else:
+            await self._load()
+            return
+        log.warning("%s: %s", self._upstream.name, self._detail)
+
+    async def _load(self) -> None:
+        try:
+            await self.prompts.start()
+        except EngineFailed as error:
+            self._detail = f"{self._path.name} cannot be used: {error.message}"
+            log.warning("%s: %s", self._upstream.name, self._detail)
+            return
+        facts = self.prompts.vocabulary
+        assert facts is not None
+        context = self._options.context or min(facts.trained, DEFAULT_CONTEXT)
+        if context > facts.trained:
+            log.warning(
+                "%s: context %d is more than the %d tokens the model was trained on; "
+                "answers get worse beyond them",
+                self._upstream.name,
+                context,
+                facts.trained,
+            )
+        self.engine = Engine(replace(self._settings, context=context), name=self._upstream.name)
+        self._detail = ""
+        _, revision = await asyncio.gather(
+            self.engine.start(), asyncio.to_thread(_digest, self._path)
+        )
+        self._upstream = replace(
+            self._upstream,
+            context=context,
+            features=FEATURES | {Feature.FIM} if facts.fim else FEATURES,
+            revision=revision[:16],
+            created=int(self._path.stat().st_mtime),
+            prompt_ceiling=facts.byte_level,
+        )
+
+    async def prompt(self, request: ChatRequest) -> tuple[int, ...]:
+        """The request's prompt as token ids, whole: rendered, tokenized, nothing cut.
+
+        Except around a hole to fill, by the rule in fim.py. Raises InvalidRequest, EngineFailed.
+        """
+        self._require_started()
+        if request.suffix is not None or request.endpoint is Endpoint.INFILL:
+            return await self._infill(request)
+        if request.endpoint is Endpoint.CHAT:
+            return await self.prompts.chat(
+                [{"role": m.role, "content": m.text} for m in request.messages]
+            )
+        if isinstance(request.prompt, tuple):
+            return self._checked(request.prompt)
+        return await self.prompts.text(request.prompt)
+
+    def job(
+        self,
+        request: ChatRequest,
+        prompt: tuple[int, ...],
+        *,
+        tenant: str = "default",
+        role: Role = "generate",
+        ahead: int = 0,
+    ) -> Job:
+        """What the engine is asked for a request. Raises ContextExceeded if no token has room.
+
+        `max_tokens` beyond the context ends there, with finish "length".
+        """
+        self._require_started()
+        context = self._upstream.context or 0
+        room = context - len(prompt)
+        if room < 1:
+            chat = request.endpoint is Endpoint.CHAT
+            raise ContextExceeded(
+                f"This model's maximum context length is {context} tokens, and the "
+                f"{'messages take' if chat else 'prompt takes'} {len(prompt)}.",
+                param="messages" if chat else "prompt",
+            )
+        wanted = request.sampling.max_tokens or self._options.max_tokens or room
+        return Job(
+            id=0,
+            tokens=prompt,
+            max_tokens=min(wanted, room),
+            sampler=self._sampler(request),
+            stop=tuple(s.encode("utf-8", "replace") for s in request.sampling.stop),
+            role=role,
+            strict=self._options.strict,
+            ahead=ahead,
+            tenant=tenant,
+            priority=PRIORITY[request.endpoint],
+        )
+
+    async def stream(self, request: ChatRequest, call: Call) -> AsyncGenerator[Event, None]:
+        prompt = await self.prompt(request)
+        sequence = await self.engine.submit(self.job(request, prompt, tenant=call.tenant))
+        tokens = 0
+        try:
+            async for output in sequence:
+                tokens += len(output.tokens)
+                if output.text:
+                    yield TextDelta(text=output.text.decode(), tokens=tokens)
+                    tokens = 0
+                if output.finish is not None:
+                    yield Finish(reason=output.finish)
+                    usage = Usage(
+                        prompt_tokens=output.prompt_tokens,
+                        completion_tokens=output.completion_tokens,
+                        cached_tokens=output.cached_tokens,
+                    )
+                    yield UsageReport(usage=usage)
+        finally:
+            await sequence.aclose()
+
+    async def count(self, request: ChatRequest) -> int | None:
+        return len(await self.prompt(request))
+
+    async def health(self) -> Health:
+        if self._detail:
+            return Health(ok=False, detail=self._detail)
+        if self.engine.ready is None:
+            return Health(ok=False, detail=self.engine.detail)
+        return Health(ok=True)
+
+    async def aclose(self) -> None:
+        await self.engine.aclose()
+        await self.prompts.aclose()
+
+    def _require_started(self) -> None:
+        if self._detail:
+            raise EngineFailed(f"the local engine is not running: {self._detail}")
+
+    def _sampler(self, request: ChatRequest) -> SamplerSettings:
+        """Unset values as OpenAI has them; for a hole in a file greedy, as an editor expects."""
+        sampling = request.sampling
+        fill = request.suffix is not None or request.endpoint is Endpoint.INFILL
+        default = 0.0 if fill else self._options.default_temperature
+        return SamplerSettings(
+            temperature=default if sampling.temperature is None else sampling.temperature,
+            top_p=1.0 if sampling.top_p is None else sampling.top_p,
+            top_k=sampling.top_k or 0,
+            min_p=sampling.min_p or 0.0,
+            seed=sampling.seed,
+            frequency_penalty=sampling.frequency_penalty,
+            presence_penalty=sampling.presence_penalty,
+        )
+
+    async def _infill(self, request: ChatRequest) -> tuple[int, ...]:
+        if Feature.FIM not in self._upstream.features:
+            raise InvalidRequest(
+                f"{self._upstream.model} has no fill-in-the-middle tokens", param="suffix"
+            )
+        if isinstance(request.prompt, tuple):
+            raise InvalidRequest("a prompt with a suffix is text, not token ids", param="prompt")
+        context = self._upstream.context or 0
+        answer = min(request.sampling.max_tokens or INFILL_ROOM, context // 2)
+        tokens, cut = await self.prompts.infill(
+            request.prompt,
+            request.suffix or "",
+            [(snippet.filename, snippet.text) for snippet in request.snippets],
+            room=context - answer,
+            batch=self._settings.batch,
+        )
+        if cut:
+            log.info("%s: fill-in-the-middle left out %d tokens", self._upstream.name, cut)
+        return tokens
+
+    def _checked(self, prompt: tuple[int, ...]) -> tuple[int, ...]:
+        facts = self.prompts.vocabulary
+        if facts is not None and not all(0 <= token < facts.vocab_n for token in prompt):
+            raise InvalidRequest(f"token ids are 0 to {facts.vocab_n - 1}", param="prompt")
+        return prompt
+
+
+def model_path(model: str, model_dir: Path) -> Path:
+    """Where a configured model lies; `bundled:NAME` is one of the pair that we ship."""
+    kind, _, name = model.partition(":")
+    if kind == "bundled":
+        return BUNDLED / f"tandem-demo-{name}-q8_0.gguf"
+    return model_dir / model
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

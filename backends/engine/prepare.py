@@ -1,0 +1,203 @@
+"""The helper process: from messages, text or a hole in a file to token ids.
+
+It loads the vocabulary only. It is a process of its own because of what it runs: a chat template is
+a program that came with a downloaded file (one Jinja expression can hold the interpreter for 25 s,
+which no thread can stop), and tokenizing is C code fed by strangers. prompts.py kills it at its
+time limit; its memory limit ends it with an answer or without.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import socket
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jinja2 import TemplateError
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from backends.engine import native, process
+from backends.engine.fim import fim_prompt
+from backends.engine.protocol import Wire, encode, receive
+
+HEADROOM = 512 * 1024 * 1024
+"""Bytes that a request may use beyond what the loaded vocabulary takes."""
+
+
+class Refused(Exception):
+    """The request, or the model's template, is at fault; the message may be shown."""
+
+
+def _raise(message: object) -> NoReturn:
+    """Templates call it to refuse a conversation, as `raise_exception`."""
+    raise Refused(f"the model's chat template refuses this conversation: {str(message)[:200]}")
+
+
+def _tojson(value: Any, indent: int | None = None, **_: Any) -> str:
+    """As transformers has it: no HTML escaping, unlike Jinja's own."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+class Preparer:
+    """A vocabulary and its chat template."""
+
+    def __init__(self, model: native.Model) -> None:
+        self._model = model
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment.filters["tojson"] = _tojson
+        environment.globals["raise_exception"] = _raise
+        environment.globals["strftime_now"] = lambda format: datetime.now().strftime(format)
+        source = model.chat_template
+        self._template = environment.from_string(source) if source else None
+        self._bos = self._text(model.bos)
+        self._eos = self._text(model.eos)
+
+    def _text(self, token: int) -> str:
+        return (
+            self._model.piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
+        )
+
+    def facts(self) -> Wire:
+        """What the gateway needs to know of the vocabulary.
+
+        `tokenizer_sha` is over every piece in id order, so that equal digests mean equal ids.
+        """
+        digest = hashlib.sha256()
+        for piece in self._model.pieces(special=True):
+            digest.update(len(piece).to_bytes(4, "little") + piece)
+        template = self._model.chat_template.encode()
+        return {
+            "tokenizer_sha": digest.hexdigest(),
+            "template_sha": hashlib.sha256(template).hexdigest() if template else "",
+            "vocab_n": self._model.tokens,
+            "bos": self._model.bos,
+            "eos": self._model.eos,
+            "byte_level": self._model.byte_level,
+            "fim": self._model.fim.usable,
+            "trained": self._model.trained,
+            "chat_template": bool(template),
+        }
+
+    def chat(self, messages: list[dict[str, Any]]) -> list[int]:
+        """Render and tokenize a conversation, open for the assistant's turn."""
+        text = self._render(messages)
+        # A template that writes the BOS itself must not get a second one from the tokenizer.
+        special = not (self._bos and text.startswith(self._bos))
+        return self._tokenize(text, special=special)
+
+    def _render(self, messages: list[dict[str, Any]]) -> str:
+        if self._template is None:
+            turns = [f"{m.get('role', '')}: {m.get('content', '')}\n" for m in messages]
+            return "".join(turns) + "assistant:"
+        try:
+            return self._template.render(
+                messages=messages,
+                add_generation_prompt=True,
+                bos_token=self._bos,
+                eos_token=self._eos,
+            )
+        except SecurityError:
+            raise Refused("the model's chat template does what the sandbox forbids") from None
+        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+            kind = type(error).__name__
+            raise Refused(
+                f"the model's chat template fails on this conversation ({kind})"
+            ) from None
+
+    def text(self, prompt: str) -> list[int]:
+        return self._tokenize(prompt, special=True)
+
+    def infill(
+        self, prefix: str, suffix: str, snippets: list[tuple[str, str]], room: int, batch: int
+    ) -> tuple[list[int], int]:
+        """A fill-in-the-middle prompt of at most `room` tokens, and how many did not fit."""
+        return fim_prompt(
+            self._model.fim,
+            self._model.bos if self._model.adds_bos else -1,
+            self._plain,
+            prefix=prefix,
+            suffix=suffix,
+            snippets=snippets,
+            room=room,
+            batch=batch,
+        )
+
+    def _plain(self, text: str) -> list[int]:
+        """User's file text: no special tokens, neither added nor recognised."""
+        raw = text.encode("utf-8", "replace")
+        return self._model.tokenize(raw, add_special=False, parse_special=False)
+
+    def _tokenize(self, text: str, *, special: bool) -> list[int]:
+        raw = text.encode("utf-8", "replace")
+        return self._model.tokenize(raw, add_special=special, parse_special=True)
+
+    def answer(self, request: Wire) -> Wire:
+        match request["op"]:
+            case "facts":
+                return self.facts()
+            case "chat":
+                return {"tokens": self.chat(request["messages"])}
+            case "text":
+                return {"tokens": self.text(request["text"])}
+            case "infill":
+                snippets = [(name, text) for name, text in request["snippets"]]
+                tokens, cut = self.infill(
+                    request["prefix"],
+                    request["suffix"],
+                    snippets,
+                    request["room"],
+                    request["batch"],
+                )
+                return {"tokens": tokens, "cut": cut}
+            case other:
+                raise Refused(f"no such operation: {other}")
+
+
+def _limit_memory() -> None:
+    """Bound the address space to what is in use now and HEADROOM."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError:
+        return  # not Linux: the time limit alone must do
+    limit = pages * resource.getpagesize() + HEADROOM
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def serve(connection: socket.socket, path: Path) -> None:
+    native.start()
+    try:
+        preparer = Preparer(native.Model(path, vocab_only=True))
+    except native.LoadFailed as error:
+        connection.sendall(encode({"op": "fatal", "detail": str(error)}))
+        return
+    except TemplateError as error:
+        detail = f"the chat template of {path.name} is not valid: {error}"
+        connection.sendall(encode({"op": "fatal", "detail": detail}))
+        return
+    _limit_memory()
+    while (request := receive(connection)) is not None:
+        try:
+            reply = preparer.answer(request)
+        except Refused as error:
+            reply = {"refused": str(error)}
+        except (MemoryError, RecursionError):
+            reply = {"refused": "the prompt takes too much memory to prepare"}
+        connection.sendall(encode(reply))
+
+
+def main() -> None:
+    connection, argument = process.arguments()
+    try:
+        serve(connection, Path(argument))
+    except OSError:
+        pass  # the gateway is gone
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

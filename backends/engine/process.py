@@ -1,0 +1,153 @@
+"""A child process that lives exactly as long as it should: started, spoken to, ended, never left.
+
+Three nets, since any one can fail: the child asks the kernel to be killed when its parent dies, it
+ends at the end-of-file of the inherited socket, and `Child.stop` kills what did not go by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import os
+import resource
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+
+from backends.engine.protocol import Wire, encode, read
+
+_ROOT = Path(__file__).resolve().parents[2]
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with(parent: int) -> None:
+    """In the child: have the kernel kill it when the thread that started it ends (Linux)."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)  # it died before the kernel was asked
+
+
+def arguments() -> tuple[socket.socket, str]:
+    """In the child: its end of the socket and its argument; from here on it dies with its parent.
+
+    SIGINT is the gateway's affair: a Ctrl-C reaches the whole foreground group, and the gateway
+    wants to drain.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("argument")
+    parsed = parser.parse_args()
+    die_with(parsed.parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    return socket.socket(fileno=parsed.fd), parsed.argument
+
+
+def prefer_as_oom_victim() -> None:
+    """In the child: if memory runs out, this process goes, not the gateway."""
+    try:
+        Path("/proc/self/oom_score_adj").write_text("500")
+    except OSError:
+        pass  # not Linux, or not allowed: a preference, no more
+
+
+class Child:
+    """`python -m MODULE --fd N --parent PID ARGUMENT` at the other end of a socketpair."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+        self._words: deque[str] = deque(maxlen=20)
+        self._listening = asyncio.create_task(self._listen())
+
+    @classmethod
+    async def spawn(cls, module: str, argument: str, environment: Mapping[str, str]) -> Child:
+        """Start it. To be called from the main thread: the kernel's net hangs on the thread."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    module,
+                    "--fd",
+                    str(theirs.fileno()),
+                    "--parent",
+                    str(os.getpid()),
+                    argument,
+                    pass_fds=(theirs.fileno(),),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stderr=asyncio.subprocess.PIPE,
+                    env={**os.environ, **environment, "PYTHONPATH": _python_path()},
+                )
+            except BaseException:
+                ours.close()
+                raise
+        reader, writer = await asyncio.open_connection(sock=ours)
+        return cls(process, reader, writer)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def last_words(self) -> str:
+        """The end of its stderr, for an operator's eyes."""
+        return " ".join(self._words)[-400:]
+
+    def write(self, frame: Wire) -> None:
+        """Send without waiting. Frames to a child that has gone are lost; `read` will say so."""
+        if not self._writer.is_closing():
+            self._writer.write(encode(frame))
+
+    async def read(self) -> Wire | None:
+        """The next frame; None when the child has gone. Raises FrameError."""
+        return await read(self._reader)
+
+    def kill(self) -> None:
+        if self._process.returncode is None:
+            try:
+                self._process.kill()
+            except ProcessLookupError:
+                pass  # it has just gone by itself
+
+    async def stop(self, grace: float = 0.0) -> int:
+        """End it, by end-of-file within `grace` seconds, else killed; its return code."""
+        self._writer.close()
+        try:
+            async with asyncio.timeout(grace):
+                await self._process.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self.kill()
+        code = await self._process.wait()
+        await self._listening
+        try:
+            await self._writer.wait_closed()
+        except ConnectionError:
+            pass
+        return code
+
+    async def _listen(self) -> None:
+        assert self._process.stderr is not None
+        while line := await self._process.stderr.readline():
+            self._words.append(line.decode("utf-8", "replace").strip())
+
+
+def _python_path() -> str:
+    """Our packages first, wherever the gateway was started from."""
+    rest = os.environ.get("PYTHONPATH")
+    return f"{_ROOT}{os.pathsep}{rest}" if rest else str(_ROOT)

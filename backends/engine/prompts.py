@@ -1,0 +1,145 @@
+"""The gateway's side of the helper process: prompts in, token ids out, within a time limit.
+
+One request at a time: the limit then measures that request and no other, and killing the helper
+harms nobody else. A round trip without the work takes some ten microseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backends.engine.process import Child
+from backends.engine.protocol import FrameError, Wire
+from gateway.core.errors import EngineFailed, InvalidRequest
+
+START_LIMIT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabulary:
+    """What is known of a model's tokens. Equal `tokenizer_sha` means equal ids for equal text.
+
+    `byte_level`: a text's UTF-8 length bounds its tokens. `trained` is the context in training.
+    """
+
+    tokenizer_sha: str
+    template_sha: str
+    vocab_n: int
+    bos: int
+    eos: int
+    byte_level: bool
+    fim: bool
+    trained: int
+    chat_template: bool
+
+
+class Prompts:
+    """One helper process over one GGUF file; restarted when it had to be killed."""
+
+    def __init__(self, path: Path, *, limit_s: float = 2.0) -> None:
+        self._path = path
+        self._limit_s = limit_s
+        self._child: Child | None = None
+        self._turn = asyncio.Lock()
+        self._closed = False
+        self.vocabulary: Vocabulary | None = None
+
+    async def start(self) -> None:
+        """Load the vocabulary. Raises EngineFailed if the file has none that can be read."""
+        async with self._turn:
+            await self._spawn()
+
+    async def chat(self, messages: Sequence[dict[str, Any]]) -> tuple[int, ...]:
+        reply = await self._ask({"op": "chat", "messages": list(messages)}, "messages")
+        return tuple(reply["tokens"])
+
+    async def text(self, prompt: str) -> tuple[int, ...]:
+        return tuple((await self._ask({"op": "text", "text": prompt}, "prompt"))["tokens"])
+
+    async def infill(
+        self,
+        prefix: str,
+        suffix: str,
+        snippets: Sequence[tuple[str, str]],
+        *,
+        room: int,
+        batch: int,
+    ) -> tuple[tuple[int, ...], int]:
+        """Token ids, at most `room`, and how many tokens of text were left out."""
+        request = {
+            "op": "infill",
+            "prefix": prefix,
+            "suffix": suffix,
+            "snippets": [list(snippet) for snippet in snippets],
+            "room": room,
+            "batch": batch,
+        }
+        reply = await self._ask(request, "suffix")
+        return tuple(reply["tokens"]), reply["cut"]
+
+    async def aclose(self) -> None:
+        self._closed = True
+        if self._child is not None:
+            child, self._child = self._child, None
+            await child.stop()
+
+    async def _ask(self, request: Wire, param: str) -> Wire:
+        """Raises InvalidRequest naming `param` when the request cannot be prepared.
+
+        Shielded: a caller who leaves must not leave an answer in the pipe for the next one.
+        """
+        return await asyncio.shield(asyncio.create_task(self._in_turn(request, param)))
+
+    async def _in_turn(self, request: Wire, param: str) -> Wire:
+        async with self._turn:
+            if self._child is None:
+                await self._spawn()
+            child = self._child
+            assert child is not None
+            try:
+                async with asyncio.timeout(self._limit_s):
+                    child.write(request)
+                    reply = await child.read()
+            except TimeoutError:
+                await self._drop(child)
+                raise InvalidRequest(
+                    f"the prompt could not be prepared within {self._limit_s:g} s", param=param
+                ) from None
+            except FrameError as error:
+                await self._drop(child)
+                raise EngineFailed(f"the prompt helper sent what it should not: {error}") from None
+            if reply is None:
+                await self._drop(child)
+                raise InvalidRequest("preparing the prompt exceeded its limits", param=param)
+        if "refused" in reply:
+            raise InvalidRequest(reply["refused"], param=param)
+        return reply
+
+    async def _spawn(self) -> None:
+        if self._closed:
+            raise EngineFailed("the engine is closed")
+        environment = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        child = await Child.spawn("backends.engine.prepare", str(self._path), environment)
+        try:
+            async with asyncio.timeout(START_LIMIT_S):
+                child.write({"op": "facts"})
+                facts = await child.read()
+        except TimeoutError:
+            facts = {"detail": f"no vocabulary within {START_LIMIT_S:g} s"}
+        except BaseException:
+            await child.stop()
+            raise
+        if facts is None or "detail" in facts:
+            await child.stop()
+            raise EngineFailed((facts or {}).get("detail") or child.last_words or "it died")
+        self.vocabulary = Vocabulary(**facts)
+        self._child = child
+
+    async def _drop(self, child: Child) -> None:
+        if self._child is child:
+            self._child = None
+        await child.stop()

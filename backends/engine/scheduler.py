@@ -1,0 +1,461 @@
+"""Continuous batching: which rows the next decode holds, and what its logits mean.
+
+    WAIT ──admit──▶ PREFILL ──last prompt row──▶ DECODE ──stop, length, cancel──▶ DONE
+      queue, by        chunks of the prompt,        one row a step, or a draft
+      priority         under a token budget         and its verification
+
+Every step takes all sequences that generate, then prompt chunks with what is left of the budget, so
+that a long prompt delays nobody by more than one chunk. No state tells PREFILL from DECODE: a slot
+knows its tokens and how many of them the KV cells hold (`fed`), and feeds the rest.
+
+A sequence is admitted when a slot is free and its whole reservation (prompt and `max_tokens`) fits
+beside those of the others, so a decode never runs out of cells. The queue is strictly first come
+first served within a priority: a small request does not overtake a large one for ever.
+
+`strict` sequences are decoded alone, never in a batch of one row, their prompts in chunks whose
+borders depend on nothing but the prompt. Why each of that is needed: design.md.
+
+This module decides; the engine it is given does. Tests give it one without llama.cpp.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.engine.drafts import Inbox, Lead
+from backends.engine.protocol import FAILED, INVALID, OVERLOADED, TOO_LONG, Job, Output, Source
+from backends.engine.text import TextStream
+
+Floats = NDArray[np.float32]
+
+
+class CellsFailed(Exception):
+    """The engine could not run a batch, but lives; the batch's sequences end."""
+
+
+class Sampler(Protocol):
+    """Chooses a token from a row of logits and remembers it; called once per emitted token."""
+
+    def __call__(self, logits: Floats) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class Decoder(Protocol):
+    """What the scheduler needs of llama.cpp."""
+
+    @property
+    def vocab(self) -> int: ...
+
+    def decode(
+        self, tokens: list[int], positions: list[int], sequences: list[int], wanted: list[bool]
+    ) -> Floats:
+        """Run one batch; logits of the wanted rows in order. Raises CellsFailed."""
+
+    def remove(self, sequence: int, start: int = 0, end: int = -1) -> None: ...
+
+    def sampler(self, job: Job) -> Sampler | None:
+        """None: plain argmax, which the scheduler does for all rows at once."""
+
+    def piece(self, token: int) -> bytes: ...
+
+    def ends(self, token: int) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """`context` bounds one sequence, `cells` all reservations together, both in tokens.
+
+    `batch` bounds a decode's rows, `verify` the draft tokens of one pass. `chunk` is how much of
+    prompts a step takes while others generate, and the chunk of strict prompts.
+    """
+
+    context: int
+    cells: int
+    slots: int = 4
+    batch: int = 512
+    chunk: int = 64
+    verify: int = 8
+    queue: int = 64
+
+
+@dataclass(slots=True, kw_only=True)
+class Slot:
+    """A sequence in its place. `tokens` is prompt and generated; `fed` of them are in cells."""
+
+    job: Job
+    sequence: int
+    tokens: list[int]
+    reserved: int
+    sampler: Sampler | None
+    text: TextStream
+    inbox: Inbox | None = None
+    lead: Lead | None = None
+    fed: int = 0
+    paused: bool = False
+
+    @property
+    def prompt(self) -> int:
+        return len(self.job.tokens)
+
+    @property
+    def generated(self) -> int:
+        return len(self.tokens) - self.prompt
+
+    @property
+    def due(self) -> int:
+        """Rows to feed before the next token can be sampled."""
+        return len(self.tokens) - self.fed
+
+
+@dataclass(slots=True, kw_only=True)
+class Rows:
+    """One slot's part of a batch: known tokens, then a draft to verify, then padding.
+
+    `samples`: the known rows reach the sequence's end, so the next token is sampled after them.
+    """
+
+    slot: Slot
+    known: list[int]
+    draft: list[int] = field(default_factory=list)
+    samples: bool = True
+    pad: bool = False
+
+    @property
+    def width(self) -> int:
+        return len(self.known) + len(self.draft) + self.pad
+
+    @property
+    def outputs(self) -> int:
+        return len(self.draft) + 1 if self.samples else 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Stats:
+    """Counters since the worker's start."""
+
+    steps: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    not_a_number: int = 0
+
+
+class Scheduler:
+    """Owns the sequences. All calls come from one thread."""
+
+    def __init__(self, engine: Decoder, limits: Limits) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._queue: list[tuple[int, int, Job]] = []
+        self._arrivals = itertools.count()
+        self._slots: dict[int, Slot] = {}
+        self._free = list(range(limits.slots))
+        self._news: list[Output] = []
+        self.stats = Stats()
+
+    # What the gateway says
+
+    def submit(self, job: Job) -> None:
+        """Queue a job. One that cannot be taken ends at once, with an Output that says why."""
+        refusal = self._refusal(job)
+        if refusal:
+            self._news.append(Output(id=job.id, finish="error", error=refusal))
+        else:
+            heapq.heappush(self._queue, (job.priority, next(self._arrivals), job))
+
+    def cancel(self, id: int) -> None:
+        """Drop a sequence, queued or running. Unknown ids are ignored: it has just ended."""
+        waiting = [entry for entry in self._queue if entry[2].id == id]
+        if waiting:
+            self._queue.remove(waiting[0])
+            heapq.heapify(self._queue)
+            self._news.append(Output(id=id, finish="cancelled"))
+        elif slot := self._slots.get(id):
+            self._news.append(
+                Output(
+                    id=id,
+                    base=slot.generated,
+                    finish="cancelled",
+                    prompt_tokens=slot.prompt,
+                    completion_tokens=slot.generated,
+                )
+            )
+            self._release(slot)
+        else:
+            return
+        self.stats.cancelled += 1
+
+    def draft(self, id: int, epoch: int, base: int, tokens: Sequence[int]) -> None:
+        slot = self._slots.get(id)
+        if slot and slot.inbox:
+            slot.inbox.put(epoch, base, tokens, slot.tokens[slot.prompt :])
+
+    def sync(self, id: int, epoch: int, base: int, tokens: Sequence[int]) -> None:
+        slot = self._slots.get(id)
+        if not slot or not slot.lead:
+            return
+        tokens = tokens[: max(0, slot.job.max_tokens - base)]
+        slot.lead.sync(epoch, base, tokens)
+        old, new = slot.tokens, [*slot.job.tokens, *slot.lead.tokens]
+        same = next((i for i in range(slot.fed) if i >= len(new) or old[i] != new[i]), slot.fed)
+        # The last token must be fed again even if it is there: its logits are gone.
+        same = min(same, len(new) - 1)
+        if same < slot.fed:
+            self._engine.remove(slot.sequence, same)
+            slot.fed = same
+        slot.tokens = new
+
+    def pause(self, id: int, on: bool) -> None:
+        if slot := self._slots.get(id):
+            slot.paused = on
+
+    # One step
+
+    @property
+    def idle(self) -> bool:
+        """Whether a step would do nothing until somebody says something."""
+        return not self._news and not self._admissible() and not self._eligible()
+
+    @property
+    def reserved(self) -> int:
+        return sum(slot.reserved for slot in self._slots.values())
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    def slots(self) -> list[Slot]:
+        return list(self._slots.values())
+
+    def step(self) -> list[Output]:
+        """Admit, decode, sample; everything there is to tell, in order."""
+        while self._admissible():
+            self._admit(heapq.heappop(self._queue)[2])
+        for batch in self._plan():
+            self._run(batch)
+        self.stats.steps += 1
+        news, self._news = self._news, []
+        return news
+
+    def _refusal(self, job: Job) -> str | None:
+        limits = self._limits
+        vocab = self._engine.vocab
+        if not job.tokens or job.max_tokens < 1:
+            return f"{INVALID}: a job has a prompt and room for a token"
+        if not all(0 <= token < vocab for token in job.tokens):
+            return f"{INVALID}: token ids are 0 to {vocab - 1}"
+        need = self._need(job)
+        if need > limits.context or need > limits.cells:
+            return f"{TOO_LONG}: {need} tokens, the context has {limits.context}"
+        if len(self._queue) >= limits.queue:
+            return f"{OVERLOADED}: {limits.queue} requests are waiting"
+        return None
+
+    def _need(self, job: Job) -> int:
+        return len(job.tokens) + job.max_tokens
+
+    def _admissible(self) -> bool:
+        if not self._queue or not self._free:
+            return False
+        return self.reserved + self._need(self._queue[0][2]) <= self._limits.cells
+
+    def _admit(self, job: Job) -> None:
+        sequence = self._free[0]  # the lowest, so that a batch's rows are of neighbours
+        self._free.remove(sequence)
+        self._slots[job.id] = Slot(
+            job=job,
+            sequence=sequence,
+            tokens=list(job.tokens),
+            reserved=self._need(job),
+            sampler=None if job.role == "draft" else self._engine.sampler(job),
+            text=TextStream(job.stop),
+            inbox=Inbox(self._engine.vocab) if job.role == "target" else None,
+            lead=Lead(self._engine.vocab) if job.role == "draft" else None,
+        )
+
+    def _release(self, slot: Slot) -> None:
+        self._engine.remove(slot.sequence)
+        if slot.sampler:
+            slot.sampler.close()
+        del self._slots[slot.job.id]
+        self._free.append(slot.sequence)
+        self._free.sort()
+
+    def _eligible(self) -> list[Slot]:
+        """Who has something to compute: not the paused, nor a drafter that is far enough ahead."""
+        return [slot for slot in self._slots.values() if not slot.paused and self._may_run(slot)]
+
+    def _may_run(self, slot: Slot) -> bool:
+        if slot.lead is None:
+            return True
+        if slot.generated >= slot.job.max_tokens:
+            return False
+        if slot.generated and self._engine.ends(slot.tokens[-1]):
+            return False
+        return slot.due > 1 or slot.lead.ahead < slot.job.ahead
+
+    def _plan(self) -> list[list[Rows]]:
+        """The step's batches: each strict sequence's own, and one for all others."""
+        limits = self._limits
+        eligible = sorted(self._eligible(), key=lambda s: (s.job.priority, s.job.id))
+        decoding = [slot for slot in eligible if slot.due <= limits.verify]
+        prompts = [slot for slot in eligible if slot.due > limits.verify]
+        alone = [[self._strict_rows(slot)] for slot in eligible if slot.job.strict]
+        shared = [self._decode_rows(slot) for slot in decoding if not slot.job.strict]
+        room = limits.batch - sum(rows.width for rows in shared)
+        budget = min(room, limits.chunk if decoding else limits.batch)
+        for slot in prompts:
+            if slot.job.strict or budget <= 0:
+                continue
+            known = slot.tokens[slot.fed : slot.fed + budget]
+            budget -= len(known)
+            shared.append(Rows(slot=slot, known=known, samples=len(known) == slot.due))
+        shared.sort(key=lambda rows: rows.slot.sequence)
+        return [*alone, shared] if shared else alone
+
+    def _decode_rows(self, slot: Slot) -> Rows:
+        return Rows(slot=slot, known=slot.tokens[slot.fed :], draft=self._draft_of(slot))
+
+    def _draft_of(self, slot: Slot) -> list[int]:
+        """Never so long that verifying it could need a cell beyond the reservation."""
+        if slot.inbox is None or slot.due != 1:
+            return []
+        left = slot.job.max_tokens - slot.generated - 1
+        return slot.inbox.take(slot.generated, min(self._limits.verify, left))
+
+    def _strict_rows(self, slot: Slot) -> Rows:
+        known = slot.tokens[slot.fed : slot.fed + self._limits.chunk]
+        draft = self._draft_of(slot)
+        pad = len(known) + len(draft) == 1
+        samples = len(known) == slot.due
+        return Rows(slot=slot, known=known, draft=draft, samples=samples, pad=pad)
+
+    def _run(self, batch: list[Rows]) -> None:
+        tokens: list[int] = []
+        positions: list[int] = []
+        sequences: list[int] = []
+        wanted: list[bool] = []
+        for rows in batch:
+            line = [*rows.known, *rows.draft, *([rows.known[-1]] if rows.pad else [])]
+            start = rows.slot.fed
+            tokens += line
+            positions += range(start, start + len(line))
+            sequences += [rows.slot.sequence] * len(line)
+            first = len(rows.known) - 1
+            wanted += [rows.outputs > 0 and 0 <= i - first < rows.outputs for i in range(len(line))]
+        try:
+            logits = self._engine.decode(tokens, positions, sequences, wanted)
+        except CellsFailed as error:
+            self._fail(batch, str(error))
+            return
+        if len(logits) and np.isnan(logits[0]).any():
+            self.stats.not_a_number += 1
+            self._fail(batch, "the model's output is not a number; its file may be damaged")
+            return
+        greedy = logits.argmax(axis=1).tolist() if len(logits) else []
+        at = 0
+        for rows in batch:
+            self._absorb(rows, logits[at : at + rows.outputs], greedy[at : at + rows.outputs])
+            at += rows.outputs
+
+    def _absorb(self, rows: Rows, logits: Floats, greedy: list[int]) -> None:
+        slot = rows.slot
+        before = slot.fed
+        slot.fed += len(rows.known)
+        self.stats.prompt_tokens += len(rows.known) if before < slot.prompt else 0
+        if rows.outputs:
+            if slot.lead is not None:
+                self._lead(slot, slot.lead, greedy[0])
+            else:
+                self._emit(rows, logits, greedy)
+        if slot.job.id in self._slots and slot.fed < before + rows.width:
+            self._engine.remove(slot.sequence, slot.fed)
+
+    def _lead(self, slot: Slot, lead: Lead, token: int) -> None:
+        slot.tokens.append(token)
+        lead.tokens.append(token)
+        self.stats.generated_tokens += 1
+        self._news.append(
+            Output(
+                id=slot.job.id,
+                base=slot.generated - 1,
+                tokens=(token,),
+                epoch=lead.epoch,
+                prompt_tokens=slot.prompt,
+                completion_tokens=slot.generated,
+            )
+        )
+
+    def _emit(self, rows: Rows, logits: Floats, greedy: list[int]) -> None:
+        """Sample position after position while the draft agrees, as if each had been alone.
+
+        The sampler is asked once for every token that is emitted and never for one that is not, so
+        its state (penalties, random numbers) is that of a run without drafts.
+        """
+        slot, draft = rows.slot, rows.draft
+        base, text, emitted, accepted = slot.generated, b"", 0, 0
+        finish: str | None = None
+        for i in range(len(draft) + 1):
+            token = slot.sampler(logits[i]) if slot.sampler else greedy[i]
+            slot.tokens.append(token)
+            emitted += 1
+            held = i < len(draft) and token == draft[i]
+            accepted += held
+            if self._engine.ends(token):
+                finish = "stop"
+                text += slot.text.flush()
+                break
+            text += slot.text.push(self._engine.piece(token))
+            if slot.text.stopped:
+                finish = "stop"
+                break
+            if slot.generated >= slot.job.max_tokens:
+                finish = "length"
+                text += slot.text.flush()
+                break
+            if not held:
+                break
+        slot.fed += emitted - 1  # the rows of accepted draft tokens; the newest token has none yet
+        tokens = tuple(slot.tokens[slot.prompt + base :])
+        epoch = 0
+        if slot.inbox is not None:
+            slot.inbox.commit(base, tokens)
+            epoch = slot.inbox.epoch
+        source: Source = "self" if not draft else "bonus" if emitted > len(draft) else "draft"
+        self.stats.generated_tokens += emitted
+        self.stats.drafted += len(draft)
+        self.stats.accepted += accepted
+        self._news.append(
+            Output(
+                id=slot.job.id,
+                base=base,
+                tokens=tokens,
+                text=text,
+                epoch=epoch,
+                source=source,
+                drafted=len(draft),
+                accepted=accepted,
+                finish=finish,
+                prompt_tokens=slot.prompt,
+                completion_tokens=slot.generated,
+            )
+        )
+        if finish:
+            self._release(slot)
+
+    def _fail(self, batch: list[Rows], why: str) -> None:
+        for rows in batch:
+            self.stats.failed += 1
+            self._news.append(Output(id=rows.slot.job.id, finish="error", error=f"{FAILED}: {why}"))
+            self._release(rows.slot)

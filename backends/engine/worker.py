@@ -1,0 +1,258 @@
+"""The engine's process: one thread steps the scheduler, another reads what the gateway says.
+
+Started by client.py with a socket that it inherits. It ends when that socket does, when its parent
+dies, or at SIGTERM; between steps, so at once unless a long batch is on its way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backends.engine import native, process
+from backends.engine.protocol import (
+    FrameError,
+    Job,
+    Output,
+    Ready,
+    Wire,
+    encode,
+    receive,
+)
+from backends.engine.scheduler import CellsFailed, Floats, Limits, Sampler, Scheduler
+from backends.engine.settings import EngineSettings
+
+PROBE_WIDTHS = (1, 2, 3, 5)
+
+
+class LlamaDecoder:
+    """The scheduler's engine: a context, and the vocabulary as tables."""
+
+    def __init__(self, model: native.Model, context: native.Context) -> None:
+        self._context = context
+        self._pieces = model.pieces()
+        self._eog = model.eog()
+        self.vocab = model.tokens
+
+    def decode(
+        self, tokens: list[int], positions: list[int], sequences: list[int], wanted: list[bool]
+    ) -> Floats:
+        try:
+            return self._context.decode(tokens, positions, sequences, wanted)
+        except native.DecodeFailed as error:
+            if error.code < -1:
+                raise  # fatal for the context: better a new process than a doubtful one
+            raise CellsFailed(str(error)) from error
+
+    def remove(self, sequence: int, start: int = 0, end: int = -1) -> None:
+        self._context.remove(sequence, start, end)
+
+    def sampler(self, job: Job) -> Sampler | None:
+        s = job.sampler
+        if s.temperature <= 0 and not s.frequency_penalty and not s.presence_penalty:
+            return None
+        return native.ChainSampler(s, self.vocab)
+
+    def piece(self, token: int) -> bytes:
+        return self._pieces[token]
+
+    def ends(self, token: int) -> bool:
+        return token in self._eog
+
+
+def load(settings: EngineSettings) -> tuple[native.Model, native.Context, Limits]:
+    model = native.Model(Path(settings.model), gpu_layers=settings.gpu_layers)
+    slots = settings.slots
+    limits = Limits(
+        context=settings.context or model.trained,
+        cells=settings.cells or (settings.context or model.trained) * slots,
+        slots=slots,
+        batch=settings.batch,
+        chunk=min(settings.chunk, settings.batch),
+        verify=min(settings.verify, settings.batch // slots - 1) if model.rewinds else 0,
+        queue=settings.queue,
+    )
+    # Split, each sequence has its part of the cells in its own order; unified, all share them.
+    # Strict results need the first (design.md), so there a part must hold a whole context.
+    padded = -(-limits.context // 256) * 256
+    cells = padded * slots if settings.strict else max(limits.cells, padded)
+    context = native.Context(
+        model,
+        cells=cells,
+        sequences=slots,
+        batch=settings.batch,
+        outputs=slots * (limits.verify + 1),
+        threads=settings.threads,
+        flash_attention=settings.flash_attention,
+        unified=not settings.strict,
+        offload=settings.gpu_layers > 0,
+    )
+    return model, context, limits
+
+
+def probe(model: native.Model, context: native.Context, rows: int = 10) -> str:
+    """Decode a short text at several widths: are the logits the same, bit for bit?
+
+    "bitwise": widths of two and more agree, so strict sequences do not depend on how many tokens a
+    pass verified. "tie-tolerant": they do not (K-quants, some GPUs). Also the proof that the model
+    decodes at all: raises LoadFailed if what comes out is not a number.
+    """
+    text = [token % model.tokens for token in range(7, 7 + rows)]
+    seen: dict[int, Floats] = {}
+    for width in PROBE_WIDTHS:
+        if width > context.outputs:
+            continue
+        logits = []
+        for start in range(0, rows, width):
+            part = text[start : start + width]
+            positions = list(range(start, start + len(part)))
+            logits.append(
+                context.decode(part, positions, [0] * len(part), [True] * len(part)).copy()
+            )
+        context.remove(0)
+        seen[width] = np.concatenate(logits)
+        if np.isnan(seen[width]).any():
+            raise native.LoadFailed("the model's output is not a number; its file may be damaged")
+    wide = [logits for width, logits in seen.items() if width > 1]
+    if len(wide) < 2:
+        return "tie-tolerant"
+    same = all(np.array_equal(wide[0], logits) for logits in wide[1:])
+    return "bitwise" if same else "tie-tolerant"
+
+
+class Worker:
+    """Commands in, steps, outputs out."""
+
+    def __init__(self, connection: socket.socket, scheduler: Scheduler) -> None:
+        self._connection = connection
+        self._scheduler = scheduler
+        self._commands: queue.SimpleQueue[Wire | None] = queue.SimpleQueue()
+        self._seen = 0
+
+    def run(self) -> None:
+        """Until the socket ends or `stop`."""
+        threading.Thread(target=self._listen, daemon=True).start()
+        while True:
+            for command in self._next_commands():
+                if command is None:
+                    return
+                self._seen += 1
+                self._obey(command)
+            self._tell(self._scheduler.step())
+
+    def stop(self) -> None:
+        """End at the next step. Safe in a signal handler: SimpleQueue.put is reentrant."""
+        self._commands.put(None)
+
+    def _listen(self) -> None:
+        try:
+            while (frame := receive(self._connection)) is not None:
+                self._commands.put(frame)
+        except FrameError as error:
+            print(f"engine worker: {error}", file=sys.stderr)  # noqa: T201 (the gateway reads it)
+        self._commands.put(None)
+
+    def _next_commands(self) -> Iterable[Wire | None]:
+        """All that have come; if there is nothing to compute, wait for one."""
+        if self._scheduler.idle:
+            yield self._commands.get()
+        while not self._commands.empty():
+            yield self._commands.get()
+
+    def _obey(self, command: Wire) -> None:
+        scheduler = self._scheduler
+        match command["op"]:
+            case "submit":
+                scheduler.submit(Job.unpack(command))
+            case "cancel":
+                scheduler.cancel(command["id"])
+            case "draft":
+                scheduler.draft(command["id"], command["epoch"], command["base"], command["tokens"])
+            case "sync":
+                scheduler.sync(command["id"], command["epoch"], command["base"], command["tokens"])
+            case "pause":
+                scheduler.pause(command["id"], command["on"])
+            case "stats":
+                self._send({"op": "stats", **self._stats()})
+
+    def _tell(self, outputs: list[Output]) -> None:
+        """One frame a step, even an empty one: it is also the heartbeat."""
+        self._send(
+            {
+                "op": "step",
+                "out": [output.pack() for output in outputs],
+                "seen": self._seen,
+                "idle": self._scheduler.idle,
+            }
+        )
+
+    def _stats(self) -> dict[str, Any]:
+        scheduler = self._scheduler
+        return {
+            **asdict(scheduler.stats),
+            "running": len(scheduler.slots()),
+            "waiting": scheduler.waiting,
+            "reserved": scheduler.reserved,
+        }
+
+    def _send(self, frame: Wire) -> None:
+        try:
+            self._connection.sendall(encode(frame))
+        except OSError:
+            self._commands.put(None)  # the gateway is gone
+
+
+def serve(connection: socket.socket, settings: EngineSettings) -> None:
+    began = time.monotonic()
+    native.start()
+    try:
+        model, context, limits = load(settings)
+        exactness = probe(model, context)
+    except native.LoadFailed as error:
+        connection.sendall(encode({"op": "fatal", "detail": str(error)}))
+        return
+    ready = Ready(
+        vocab=model.tokens,
+        context=limits.context,
+        slots=limits.slots,
+        threads=settings.threads,
+        load_s=time.monotonic() - began,
+        exactness=exactness,
+        fim=model.fim.usable,
+        meta={
+            "description": model.description,
+            "trained_context": str(model.trained),
+            "verify": str(limits.verify),
+            "strict": str(settings.strict).lower(),
+        },
+    )
+    worker = Worker(connection, Scheduler(LlamaDecoder(model, context), limits))
+    signal.signal(signal.SIGTERM, lambda *_: worker.stop())
+    connection.sendall(encode(ready.pack()))
+    worker.run()
+    context.close()
+    model.close()
+
+
+def main() -> None:
+    connection, argument = process.arguments()
+    process.prefer_as_oom_victim()
+    serve(connection, EngineSettings(**json.loads(argument)))
+    # llama.cpp's own threads may still sleep in a barrier; nothing is left to tidy up.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
