@@ -77,6 +77,7 @@ Size = Annotated[int, BeforeValidator(_size)]
 Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0)]
 """Seconds."""
 Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
+LowerNames = Annotated[Names, AfterValidator(lambda names: tuple(n.lower() for n in names))]
 
 DETECTORS = ("keys", "cards", "iban", "email", "phone", "hosts")
 
@@ -96,8 +97,8 @@ class Server(Section):
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65535)
     max_body: Size = 8 * MIB
-    allowed_hosts: Names = ()
-    allowed_origins: Names = ()
+    allowed_hosts: LowerNames = ()
+    allowed_origins: LowerNames = ()
     deadline: Duration = 600.0
 
 
