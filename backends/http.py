@@ -81,7 +81,7 @@ class Clock:
             async with asyncio.timeout(until - time.monotonic()):
                 return await step
         except TimeoutError:
-            raise UpstreamTimeout(f"upstream {self._upstream!r}: {why}") from None
+            raise UpstreamTimeout(f"Upstream {self._upstream!r}: {why}.") from None
 
 
 @cache
@@ -149,7 +149,7 @@ class HttpUpstream:
         """
         if not call.zone.admits(self._zone):
             raise LocalUnavailable(
-                f"upstream {self.name!r} lies outside the request's zone {call.zone.label!r}"
+                f"Upstream {self.name!r} lies outside the request's zone {call.zone.label!r}."
             )
         request = self._request("POST", url, body)
         response = await self._open(request, clock)
@@ -182,7 +182,7 @@ class HttpUpstream:
                 body += part
                 if len(body) > self._max_body_bytes:
                     raise UpstreamBroken(
-                        f"upstream {self.name!r} sent more than {self._max_body_bytes} bytes",
+                        f"Upstream {self.name!r} sent more than {self._max_body_bytes} bytes.",
                         code="upstream_too_large",
                     )
         return bytes(body)
@@ -212,7 +212,7 @@ class HttpUpstream:
 
     def broken(self, what: str, *, code: str | None = None) -> UpstreamBroken:
         """The error for an answer that is not what its wire promises."""
-        return UpstreamBroken(f"upstream {self.name!r} {scrub(what, self._secrets)}", code=code)
+        return UpstreamBroken(f"Upstream {self.name!r} {scrub(what, self._secrets)}.", code=code)
 
     def rejection(
         self, status: int, headers: httpx.Headers | None = None, body: bytes = b""
@@ -276,26 +276,26 @@ class HttpUpstream:
 
     def _unreachable(self, error: httpx.TransportError) -> TandemError:
         # Only ever our own words: an exception's text may quote a header.
-        at = f"upstream {self.name!r}"
+        at = f"Upstream {self.name!r}"
         match error:
             case httpx.ConnectTimeout() | httpx.PoolTimeout():
-                return UpstreamTimeout(f"{at}: no connection within {self._timeouts.connect:g} s")
+                return UpstreamTimeout(f"{at}: no connection within {self._timeouts.connect:g} s.")
             case httpx.TimeoutException():
-                return UpstreamTimeout(f"{at} took too long to take the request")
+                return UpstreamTimeout(f"{at} took too long to take the request.")
             case httpx.ConnectError():
-                return UpstreamUnreachable(f"{at}: {_reason(error)}")
+                return UpstreamUnreachable(f"{at}: {_reason(error)}.")
             case httpx.ReadError() | httpx.WriteError() | httpx.CloseError():
-                return UpstreamUnreachable(f"{at} closed the connection before it answered")
+                return UpstreamUnreachable(f"{at} closed the connection before it answered.")
             case httpx.RemoteProtocolError() if _closed_unanswered(error):
-                return UpstreamUnreachable(f"{at} closed the connection before it answered")
+                return UpstreamUnreachable(f"{at} closed the connection before it answered.")
             case httpx.RemoteProtocolError():
-                return UpstreamBroken(f"{at} does not speak HTTP as it should")
+                return UpstreamBroken(f"{at} does not speak HTTP as it should.")
             case _:
-                return UpstreamUnreachable(f"{at} cannot be reached ({type(error).__name__})")
+                return UpstreamUnreachable(f"{at} cannot be reached ({type(error).__name__}).")
 
     def _cut(self, error: httpx.TransportError) -> TandemError:
         if isinstance(error, httpx.TimeoutException):
-            return UpstreamTimeout(f"upstream {self.name!r} stopped in the middle of its answer")
+            return UpstreamTimeout(f"Upstream {self.name!r} stopped in the middle of its answer.")
         return self.broken("closed the connection in the middle of its answer")
 
 

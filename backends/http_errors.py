@@ -24,6 +24,10 @@ from gateway.wire.openai import ErrorBody, Malformed, error_of, parse_object
 MAX_RETRY_AFTER_S = 600.0
 """A cooldown is at most ten minutes (operations.md 2.4, row 19)."""
 
+MAX_MESSAGE = 600
+MAX_WORD = 64
+"""Characters kept of somebody else's error message, and of its type, code and parameter."""
+
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
@@ -46,7 +50,7 @@ def rejection(
     except Malformed:
         error = None
     if status == 200 and error is None:
-        return UpstreamBroken(f"upstream {upstream!r} answered a stream with a document")
+        return UpstreamBroken(f"Upstream {upstream!r} answered a stream with a document.")
     if status == 200 and error is not None:
         return reported(upstream, error, secrets)
     return of_status(
@@ -72,33 +76,33 @@ def of_status(
     retry_after: float | None = None,
 ) -> TandemError:
     """One status, one class. The table is in backends/design.md."""
-    at = f"upstream {upstream!r}"
-    said = scrub(error.message, secrets)
+    at = f"Upstream {upstream!r}"
+    said = _kept(error.message, secrets, MAX_MESSAGE)
     if status in (401, 403):
         # Our credential, not the client's; providers quote parts of a wrong key, so no quoting.
-        return UpstreamError(f"{at} refuses our credential ({status})", code="upstream_auth")
+        return UpstreamError(f"{at} refuses our credential ({status}).", code="upstream_auth")
     if status == 402:
-        return UpstreamError(f"{at}: our account there is out of credit", code="upstream_credit")
+        return UpstreamError(f"{at}: our account there is out of credit.", code="upstream_credit")
     if status in (429, 529):
-        return UpstreamOverloaded(f"{at} is overloaded ({status})", retry_after=retry_after)
+        return UpstreamOverloaded(f"{at} is overloaded ({status}).", retry_after=retry_after)
     if status in (408, 504):
-        return UpstreamTimeout(f"{at} timed out by itself ({status})")
+        return UpstreamTimeout(f"{at} timed out by itself ({status}).")
     if 300 <= status < 400:
         return UpstreamBroken(
-            f"{at} answered with a redirect ({status}), which is never followed",
+            f"{at} answered with a redirect ({status}), which is never followed.",
             code="upstream_redirect",
         )
     if 400 <= status < 500:
         return UpstreamRejected(
             f"{at} rejected the request: {said}",
             status=status,
-            type=error.type or "invalid_request_error",
-            param=error.param,
-            code=error.code,
+            type=_kept(error.type or "invalid_request_error", secrets, MAX_WORD),
+            param=_kept(error.param, secrets, MAX_WORD) if error.param else None,
+            code=_kept(error.code, secrets, MAX_WORD) if error.code else None,
         )
     if status >= 500:
         return UpstreamFailed(f"{at} failed ({status}): {said}", retry_after=retry_after)
-    return UpstreamBroken(f"{at} answered with status {status}")
+    return UpstreamBroken(f"{at} answered with status {status}.")
 
 
 def scrub(text: str, secrets: tuple[str, ...]) -> str:
@@ -106,6 +110,12 @@ def scrub(text: str, secrets: tuple[str, ...]) -> str:
     for secret in secrets:
         text = text.replace(secret, "[redacted]")
     return text
+
+
+def _kept(text: str, secrets: tuple[str, ...], limit: int) -> str:
+    # Scrubbed before it is cut: half a key is no longer found, and still half a key.
+    text = scrub(text, secrets)
+    return text if len(text) <= limit else text[:limit] + "…"
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:

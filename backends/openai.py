@@ -65,6 +65,7 @@ class OpenAIBackend:
             features=self._corrected(self.profile.features_for(options.model)),
             price=options.price.price() if options.price else None,
             watts=options.watts,
+            carries_body=True,
         )
 
     @property
@@ -83,7 +84,7 @@ class OpenAIBackend:
     async def stream(self, request: ChatRequest, call: Call) -> AsyncGenerator[Event, None]:
         if not self._upstream.model:
             raise UpstreamUnreachable(
-                f"upstream {self._upstream.name!r} has not said yet which model it serves"
+                f"Upstream {self._upstream.name!r} has not said yet which model it serves."
             )
         own_wire = request.dialect in OWN_DIALECTS
         body = orjson.dumps(self.body(request))

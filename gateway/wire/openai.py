@@ -25,9 +25,6 @@ from gateway.core.events import (
     UsageReport,
 )
 
-MAX_MESSAGE = 600
-"""Characters kept of somebody else's error message."""
-
 
 class Malformed(ValueError):
     """An answer that is not what its wire promises."""
@@ -35,7 +32,10 @@ class Malformed(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorBody:
-    """An upstream's error, whatever shape it came in. `status` is set if the body names one."""
+    """An upstream's error, whatever shape it came in. `status` is set if the body names one.
+
+    Its texts are as long as the upstream made them, and may repeat what it was sent.
+    """
 
     message: str
     type: str | None = None
@@ -221,12 +221,12 @@ def error_of(document: Mapping[str, Any]) -> ErrorBody | None:
     if isinstance(error, dict):
         return _error_body(error)
     if isinstance(error, str) and error:
-        return ErrorBody(message=_short(error))
+        return ErrorBody(message=_sentence(error))
     if document.get("object") == "error" or "choices" not in document:
         if document.get("message") is not None:
             return _error_body(document)
         if document.get("detail") is not None:
-            return ErrorBody(message=_short(document["detail"]))
+            return ErrorBody(message=_sentence(document["detail"]))
     return None
 
 
@@ -243,7 +243,7 @@ def _error_body(error: Mapping[str, Any]) -> ErrorBody:
     code = error.get("code")
     status = int(code) if isinstance(code, int | str) and _is_status(code) else None
     return ErrorBody(
-        message=_short(error.get("message") or "no message"),
+        message=_sentence(error.get("message") or "no message"),
         type=_word(error.get("type")),
         param=_word(error.get("param")),
         code=None if status is not None else _word(code),
@@ -256,13 +256,12 @@ def _is_status(code: int | str) -> bool:
     return len(text) == 3 and text.isascii() and text.isdigit() and "400" <= text <= "599"
 
 
-def _short(message: Any) -> str:
-    text = message if isinstance(message, str) else orjson.dumps(message, default=str).decode()
-    return text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + "…"
+def _sentence(message: Any) -> str:
+    return message if isinstance(message, str) else orjson.dumps(message).decode()
 
 
 def _word(value: Any) -> str | None:
-    return value[:64] if isinstance(value, str) and value else None
+    return value if isinstance(value, str) and value else None
 
 
 @dataclass(frozen=True, slots=True)
