@@ -22,9 +22,10 @@ class TextStream:
     def push(self, piece: bytes) -> bytes:
         """Add a token's bytes; returns what may be shown now."""
         self._held += piece
-        found = [at for s in self._stop if (at := self._held.find(s)) >= 0]
+        # The stop string that is complete first counts, so that token borders make no difference.
+        found = [(at + len(s), at) for s in self._stop if (at := self._held.find(s)) >= 0]
         if found:
-            shown, self._held, self.stopped = self._held[: min(found)], b"", True
+            shown, self._held, self.stopped = self._held[: min(found)[1]], b"", True
             return self._utf8.decode(shown, True).encode()
         keep = self._tail()
         shown, self._held = (
