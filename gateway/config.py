@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class ConfigError(ValueError):
         return f"{where}: {problem}" if where else str(problem)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything an operator may say, validated. Immutable: a reload makes a new one.
 
@@ -83,13 +84,13 @@ class Config:
             raise ConfigError(tuple(Problem(0, 0, dotted(f.path), f.message) for f in flaws))
         return cls(**fields)
 
-    @property
+    @cached_property
     def policy_settings(self) -> Settings:
         """What policies are built with."""
         names = {name: alias.candidates for name, alias in self.aliases.items()}
         return Settings(rules=self.rules, aliases=names)
 
-    @property
+    @cached_property
     def rule_headers(self) -> frozenset[str]:
         """The request headers that any rule looks at: what `facts` must be given."""
         return header_names(self.rules)

@@ -91,11 +91,13 @@ class Section(BaseModel):
 class Server(Section):
     """Where the gateway listens. `allowed_*` add to what loopback without keys accepts.
 
+    `admin_port` has metrics and admin, on loopback, once `host` is beyond it.
     `deadline` is the whole budget of a request whose alias sets none, in seconds.
     """
 
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65535)
+    admin_port: int = Field(default=8081, ge=0, le=65535)
     max_body: Size = 8 * MIB
     allowed_hosts: LowerNames = ()
     allowed_origins: LowerNames = ()
