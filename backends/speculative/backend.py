@@ -16,6 +16,7 @@ from typing import ClassVar, Protocol, cast
 from pydantic import Field
 
 from backends.base import Backend, Health, Options, Resources
+from backends.engine.prompts import Vocabulary
 from backends.engine.protocol import MAX_DRAFT, Job
 from backends.http import Clock
 from backends.openai import OWN_DIALECTS, OpenAIBackend
@@ -73,7 +74,7 @@ class DraftModel(Protocol):
     def engine(self) -> Engine: ...
 
     @property
-    def fingerprint(self) -> Fingerprint | None:
+    def vocabulary(self) -> Vocabulary | None:
         """None while the model is not loaded."""
 
 
@@ -171,7 +172,7 @@ class SpeculativeBackend:
         if self._clock() < self._resting_until:
             raise NoSession(self._resting_for)
         limit = None if self.options.always else self.estimates.draft_tokens()
-        ours = self._draft.fingerprint if limit != 0 else None
+        ours = Fingerprint.of(self._draft.vocabulary) if limit != 0 else None
         try:
             session, opened = await self._open(request, call, ours)
         except NoSession as refusal:

@@ -6,7 +6,6 @@ instead. After that it is an UpstreamError, for a part of the answer may have be
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import ssl
 from collections.abc import AsyncGenerator
@@ -136,7 +135,11 @@ class Session:
     async def open(self, message: Open) -> Opened:
         """Ask for the session. Raises NoSession if the companion will not have it."""
         try:
-            await self._socket.send(pack(message))
+            frame = pack(message)
+        except (ValueError, OverflowError):
+            raise NoSession("unpackable") from None  # JSON that msgpack cannot say: huge integers
+        try:
+            await self._socket.send(frame)
             answer = await self._receive()
         except TandemError as error:
             raise NoSession(error.code or "broken") from None
@@ -183,13 +186,9 @@ class Session:
             return None
 
     async def aclose(self) -> None:
-        """Leave. The companion hears the close and frees the target at once."""
-        if self._ended:
-            await self._socket.close()
-        else:
-            # Nobody waits for a goodbye: the reset reaches the companion faster than a handshake
-            # could, and a hung companion cannot hold us.
-            await _goodbye(self._socket)
+        """Leave. The companion hears the close and frees the target at once; one that does not
+        answer it within CLOSE_S is cut off."""
+        await self._socket.close(1000 if self._ended else 1001)
 
     async def _receive(self) -> Message:
         try:
@@ -201,11 +200,3 @@ class Session:
 
     def _broken(self, what: str) -> UpstreamBroken:
         return UpstreamBroken(f"upstream {self._upstream!r} {what}")
-
-
-async def _goodbye(socket: ClientConnection) -> None:
-    try:
-        async with asyncio.timeout(CLOSE_S):
-            await socket.close(1001)
-    except TimeoutError:
-        socket.transport.abort()

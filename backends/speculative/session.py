@@ -26,6 +26,7 @@ from typing import Any, ClassVar, TypeAlias
 import msgpack
 import orjson
 
+from backends.engine.prompts import Vocabulary
 from backends.engine.protocol import MAX_DRAFT
 from gateway.core.chat import Sampling
 
@@ -58,6 +59,19 @@ class Fingerprint:
     template_sha: str = ""
     bos: int = -1
     eos: int = -1
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary | None) -> Fingerprint | None:
+        """A local model's; None while it is not loaded."""
+        if vocabulary is None:
+            return None
+        return cls(
+            tokenizer_sha=vocabulary.tokenizer_sha,
+            vocab_n=vocabulary.vocab_n,
+            template_sha=vocabulary.template_sha,
+            bos=vocabulary.bos,
+            eos=vocabulary.eos,
+        )
 
     def drafts_for(self, target: Fingerprint) -> bool:
         """Whether ids of this vocabulary may be proposed to that target.

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from backends.engine.protocol import MAX_DRAFT, Job, Output
+from backends.engine.prompts import Vocabulary
+from backends.engine.protocol import MAX_DRAFT, Job, Output, Ready, Role
 from backends.speculative.draft import Engine, Running
 from backends.speculative.session import (
     VERSION,
@@ -46,6 +47,11 @@ OPEN_S = 10.0
 """A socket that has said nothing by then is closed."""
 
 
+class VerifyEngine(Engine, Protocol):
+    @property
+    def ready(self) -> Ready | None: ...
+
+
 class Target(Protocol):
     """A local model that can be asked for a target-role sequence: LlamaCppBackend."""
 
@@ -53,19 +59,16 @@ class Target(Protocol):
     def upstream(self) -> Upstream: ...
 
     @property
-    def engine(self) -> Engine: ...
+    def engine(self) -> VerifyEngine: ...
 
     @property
-    def fingerprint(self) -> Fingerprint: ...
-
-    @property
-    def exactness(self) -> str: ...
+    def vocabulary(self) -> Vocabulary | None: ...
 
     async def prompt(self, request: ChatRequest) -> tuple[int, ...]:
         """The prompt's ids. Raises RequestError for what the model cannot read."""
 
-    def job(self, request: ChatRequest, tokens: tuple[int, ...], tenant: str) -> Job:
-        """What HTTP would submit for this request; the session changes its role only."""
+    def job(self, request: ChatRequest, prompt: tuple[int, ...], *, tenant: str, role: Role) -> Job:
+        """What HTTP would submit for this request, but for the role."""
 
 
 class Gone(Exception):
@@ -177,10 +180,10 @@ class VerifySession:
             param = min(missing).param
             raise Unsupported(f"The target does not have {param!r}.", param=param)
         tokens = await target.prompt(request)
-        job = target.job(request, tokens, self._caller.tenant)
+        job = target.job(request, tokens, tenant=self._caller.tenant, role="target")
         running = await target.engine.submit(job)
         try:
-            await self._channel.send(self._opened(target, tokens))
+            await self._channel.send(self._opened(target, job))
             self._running = running
             return await self._push(running)
         finally:
@@ -195,20 +198,24 @@ class VerifySession:
             )
         if not opening.self_generate:
             raise InvalidRequest("A target that waits for drafts is not served.")
-        theirs, ours = opening.model_fp, target.fingerprint
-        if theirs is not None and not theirs.drafts_for(ours):
+        theirs, ours = opening.model_fp, Fingerprint.of(target.vocabulary)
+        if theirs is not None and not (ours is not None and theirs.drafts_for(ours)):
             raise InvalidRequest(
                 "The drafter has another vocabulary than the target.", code="fingerprint_mismatch"
             )
         self._takes_drafts = theirs is not None and opening.max_width > 1
 
-    def _opened(self, target: Target, tokens: tuple[int, ...]) -> Opened:
+    def _opened(self, target: Target, job: Job) -> Opened:
+        ready = target.engine.ready
         return Opened(
             session=self.id,
-            prompt_ids=tokens if self._takes_drafts else (),
-            model_fp=target.fingerprint,
+            prompt_ids=job.tokens if self._takes_drafts else (),
+            model_fp=Fingerprint.of(target.vocabulary),
             max_ahead=MAX_DRAFT,
-            exactness=target.exactness,
+            # The worker has probed whether widths of two and more agree bit for bit; strict rows
+            # are never decoded alone, and so never at width one, which does not (9.2).
+            exactness=ready.exactness if ready and job.strict else "tie-tolerant",
+            width_class="2+" if job.strict else "any",
         )
 
     async def _push(self, running: Running) -> str:

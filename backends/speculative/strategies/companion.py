@@ -169,8 +169,11 @@ class Answer:
         return f"{NAME};off" if self._stopped else NAME
 
     def _gain(self) -> float | None:
-        """Plain time over this answer's, from the first commit on."""
-        plain_s = self._estimates.plain_s or self._plain.rate
+        """Plain time over this answer's, from the first commit on; 1 if nothing was drafted."""
+        if not self._drafting.tokens:
+            return 1.0
+        # Its own undrafted end saw the same load as its beginning; an average did not.
+        plain_s = self._plain.rate or self._estimates.plain_s
         seconds = self._drafting.seconds + self._plain.seconds
         tokens = self._drafting.tokens + self._plain.tokens
         if plain_s is None or tokens < ENOUGH_TOKENS or seconds <= 0:

@@ -1,0 +1,174 @@
+"""The controller: formulas against small exact sums, and decisions against what was measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from backends.speculative.controller import (
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    PROBE_TOKENS,
+    REFRESH,
+    Estimates,
+    Observation,
+    abandons,
+    best_width,
+    expected_tokens,
+    never_idle_rate,
+    pipelined_rate,
+    sync_rate,
+)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.85, 1.0])
+@pytest.mark.parametrize("drafted", [0, 1, 8])
+def test_expected_tokens_is_the_geometric_sum(alpha: float, drafted: int) -> None:
+    """A(k) is 1 + α + … + α^k."""
+    assert expected_tokens(alpha, drafted) == pytest.approx(
+        sum(alpha**i for i in range(drafted + 1))
+    )
+
+
+@pytest.mark.parametrize(
+    ("target_s", "draft_s", "rtt_s", "alpha", "sync", "pipelined", "never_idle"),
+    [
+        # speculation.md section 5: a 30 tok/s target with a 200 tok/s draft
+        (1 / 30, 1 / 200, 0.002, 0.75, 1.8, 2.4, 2.5),
+        (1 / 30, 1 / 200, 0.020, 0.85, 1.8, 2.6, 2.7),
+        (1 / 30, 1 / 200, 0.150, 0.85, 0.80, 1.0, 1.4),
+        # a 50 tok/s target with a 150 tok/s draft
+        (1 / 50, 1 / 150, 0.020, 0.85, 1.1, 1.6, 1.7),
+        (1 / 50, 1 / 150, 0.060, 0.95, 1.2, 1.9, 2.0),
+    ],
+)
+def test_the_published_table(
+    target_s: float,
+    draft_s: float,
+    rtt_s: float,
+    alpha: float,
+    sync: float,
+    pipelined: float,
+    never_idle: float,
+) -> None:
+    """The closed forms give the speed-ups that the design page prints, to its rounding."""
+    best_sync = min(sync_rate(alpha, k, draft_s, rtt_s, target_s) for k in range(1, 65))
+    assert target_s / best_sync == pytest.approx(sync, rel=0.05)
+    piped = target_s / pipelined_rate(alpha, draft_s, rtt_s, target_s)
+    assert piped == pytest.approx(pipelined, rel=0.05)
+    idle = target_s / never_idle_rate(alpha, target_s, draft_s, rtt_s)
+    assert idle == pytest.approx(never_idle, rel=0.05)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.99])
+@pytest.mark.parametrize("rtt_s", [0.0, 0.02, 1.0])
+@pytest.mark.parametrize("draft_s", [0.001, 0.019, 0.02, 0.5])
+def test_never_idle_never_loses(alpha: float, rtt_s: float, draft_s: float) -> None:
+    """Whatever the link and the drafter, the formula is at most the target's own rate."""
+    assert never_idle_rate(alpha, 0.02, draft_s, rtt_s) <= 0.02
+
+
+def test_best_width() -> None:
+    """Free verification wants width, verification that costs by the row wants none."""
+    flat = {1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0}
+    linear = {1: 1.0, 2: 2.0, 4: 4.0, 8: 8.0}
+    assert best_width(0.8, flat) == 8
+    assert best_width(0.8, linear) == 1
+    assert Estimates(alpha=0.8, verify_s=linear).ahead(8) == 0
+    assert Estimates(alpha=0.8, verify_s=flat).ahead(5) == 5
+    assert Estimates().ahead(5) == 5
+
+
+def test_the_first_answer_finds_out() -> None:
+    """An unknown pair drafts for the length of a probe; short answers measure plain next."""
+    unknown = Estimates()
+    assert unknown.draft_tokens() == PROBE_TOKENS
+    half_known = unknown.after(Observation(drafting_s=0.02))
+    assert half_known.draft_tokens() == 0
+    assert half_known.gain is None
+
+
+def test_drafting_that_pays_is_kept() -> None:
+    """A gain turns drafting on for whole answers."""
+    known = Estimates().after(Observation(drafting_s=0.01, plain_s=0.02))
+    assert known.gain == pytest.approx(2.0)
+    assert known.on
+    assert known.draft_tokens() is None
+
+
+def test_drafting_that_costs_is_stopped() -> None:
+    """A loss turns it off, and keeps it off but for rare probes."""
+    known = Estimates().after(Observation(drafting_s=0.02, plain_s=0.01))
+    assert not known.on
+    assert known.draft_tokens() == 0
+
+
+def test_between_the_thresholds_the_last_decision_holds() -> None:
+    """A gain of 1.05 neither starts drafting nor stops it."""
+    small = Observation(drafting_s=1 / 1.05, plain_s=1.0)
+    assert not Estimates().after(small).on
+    running = Estimates(on=True, drafting_s=1 / 1.05, plain_s=1.0)
+    assert running.after(small).on
+
+
+def test_probes_grow_rare() -> None:
+    """While drafting stays a loss, the pause between probes doubles up to its bound."""
+    plain, lost = Observation(plain_s=0.01), Observation(drafting_s=0.02, plain_s=0.01)
+    known = Estimates().after(lost)
+    pauses = []
+    for _ in range(8):
+        waited = 0
+        while known.draft_tokens() == 0:
+            known = known.after(plain)
+            waited += 1
+        pauses.append(waited)
+        known = known.after(lost)
+    assert pauses[0] == FIRST_PAUSE
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == LONGEST_PAUSE
+
+
+def test_a_probe_that_gains_turns_it_on_again() -> None:
+    """What changed since (a quieter machine) is noticed by the next probe."""
+    known = replace(Estimates().after(Observation(drafting_s=0.02, plain_s=0.01)), since_probe=99)
+    assert known.draft_tokens() == PROBE_TOKENS
+    for _ in range(6):
+        known = known.after(Observation(drafting_s=0.005, plain_s=0.01))
+    assert known.on
+
+
+def test_plain_is_measured_again_while_drafting() -> None:
+    """Every so often an answer drafts only in its beginning, so that the comparison stays true."""
+    gains = Observation(drafting_s=0.01)
+    known = Estimates().after(Observation(drafting_s=0.01, plain_s=0.02))
+    answers = 0
+    while known.draft_tokens() is None:
+        known = known.after(gains)
+        answers += 1
+    assert answers == REFRESH
+    assert known.draft_tokens() == PROBE_TOKENS
+    assert known.after(Observation(drafting_s=0.01, plain_s=0.02)).draft_tokens() is None
+
+
+def test_acceptance_is_a_moving_average() -> None:
+    """α follows accepted over drafted, and answers without drafts leave it alone."""
+    known = Estimates().after(Observation(drafted=10, accepted=8))
+    assert known.alpha == pytest.approx(0.8)
+    assert known.after(Observation()).alpha == pytest.approx(0.8)
+    assert known.after(Observation(drafted=10, accepted=0)).alpha == pytest.approx(0.56)
+
+
+def test_predicted_gain_uses_the_formula() -> None:
+    """Before drafting was ever realised, section 5 predicts."""
+    known = Estimates(alpha=0.85, plain_s=0.02, draft_s=1 / 150, rtt_s=0.02)
+    assert known.predicted_gain == pytest.approx(1.7, rel=0.05)
+    assert Estimates(alpha=0.85).predicted_gain is None
+
+
+def test_an_answer_gives_up_after_three_lost_windows() -> None:
+    """One slow window may be a busy neighbour; three in a row are not."""
+    assert not abandons([2.0, 2.0], 1.0)
+    assert abandons([0.5, 2.0, 2.0, 2.0], 1.0)
+    assert not abandons([2.0, 0.5, 2.0], 1.0)
+    assert not abandons([2.0, 2.0, 2.0], None)
