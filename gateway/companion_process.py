@@ -29,7 +29,9 @@ class CompanionProcess:
     def __init__(self, arguments: list[str], env: dict[str, str]) -> None:
         self.key = "tdm-" + secrets.token_urlsafe(32)
         self._arguments = arguments
-        self._env = {**env, "TANDEM_API_KEY": self.key}
+        # Provider keys are no business of a process that only runs a model.
+        plain = {name: value for name, value in env.items() if not name.endswith("_API_KEY")}
+        self._env = {**plain, "TANDEM_API_KEY": self.key}
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = self._socket.getsockname()[1]
         self._process: asyncio.subprocess.Process | None = None

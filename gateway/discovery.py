@@ -29,6 +29,15 @@ PROVIDERS = {
 NEIGHBOURS = {"ollama": 11434, "vllm": 8000, "lmstudio": 1234}
 PROBE_TIMEOUT_S = 0.4
 
+BUNDLED_TARGET: dict[str, Any] = {
+    "kind": "llama_cpp",
+    "zone": "machine",
+    "tier": "cloud",
+    "model": "bundled:target",
+    "strict": True,
+}
+"""What the companion process serves."""
+
 DRAFT, TARGET, PAIR = "tandem-demo-draft", "tandem-demo-target", "tandem-demo-pair"
 
 
@@ -130,7 +139,7 @@ def _providers(
                 "kind": "groq" if profile == "groq" else "openai",
                 "profile": profile,
                 "model": model,
-                "api_key": "${" + variable + "}",
+                "api_key": env[variable],
             }
             notes.append(f"cloud: {profile} ({model}), key from {variable}: prompts may go there")
 

@@ -1,0 +1,254 @@
+"""The composition root: the one place that picks concrete parts, opens and closes them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import httpx
+
+from backends import BACKENDS
+from backends.base import Backend, Resources
+from backends.engine.backend import LlamaCppBackend
+from gateway.admin import AdminParts, admin_app
+from gateway.admission import Admission
+from gateway.cache.base import Cache
+from gateway.cache.memory import MemoryCache
+from gateway.cache.redis import RedisCache
+from gateway.cache.tiered import TieredCache
+from gateway.companion import CompanionEndpoint, resolver
+from gateway.config import Config
+from gateway.core.exchange import ExchangeRecord
+from gateway.core.registry import load
+from gateway.core.routing import Facts, Zone
+from gateway.dialects import DIALECTS
+from gateway.energy import EnergyMeter
+from gateway.fleet import Fleet
+from gateway.limits.keys import Keys, is_loopback
+from gateway.limits.local_origin import LocalOrigin
+from gateway.metrics import (
+    DependencyVitals,
+    EngineVitals,
+    Metrics,
+    Vitals,
+)
+from gateway.pipeline import Alias, Pipeline, Rulebook
+from gateway.record import JsonLog, RecordStore
+from gateway.server import App, ProxyServer, Receive, Scope, Send
+from router_policies.chain import build as build_policy
+from router_policies.pin import PinPolicy
+from router_policies.rules import locality
+
+MAX_INSIDE = 1024
+"""Requests inside at once; the local engine and each upstream have tighter bounds of their own."""
+
+
+class Gateway:
+    """Everything that runs behind one configuration, from `start` to `aclose`."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        model_dir: Path = Path("models"),
+        transport: Callable[[], httpx.AsyncBaseTransport] | None = None,
+        companion: bool = False,
+        log: JsonLog | None = None,
+    ) -> None:
+        self.config = config
+        resources = Resources(transport=transport, model_dir=model_dir)
+        self.backends = build_backends(config, resources)
+        self.fleet = Fleet(self.backends, time.monotonic)
+        self.admission = Admission(MAX_INSIDE)
+        self.records = RecordStore()
+        self.memory, self.redis, cache = _caches(config)
+        self.metrics = Metrics(
+            models=config.aliases, upstreams=config.upstreams, vitals=self._vitals
+        )
+        self._lag: asyncio.Task[None] | None = None
+        self._log = log
+        self._cache = cache
+        self.keys = Keys(config.callers)
+        self.pipeline = Pipeline(
+            fleet=self.fleet,
+            rulebook=rulebook(config),
+            admission=self.admission,
+            cache=cache,
+            record=self._record,
+            energy=EnergyMeter().joules,
+            clock=time.monotonic,
+            wall=time.time,
+        )
+        guard = LocalOrigin(
+            allowed_hosts=config.server.allowed_hosts,
+            allowed_origins=config.server.allowed_origins,
+        )
+        self._guard = nobody_else if config.callers else guard.check
+        self.app = self._app(companion)
+
+    async def start(self) -> None:
+        await self.fleet.start()
+        self._lag = asyncio.create_task(self.metrics.watch_lag(), name="loop-lag")
+
+    async def aclose(self) -> None:
+        if self._lag is not None:
+            self._lag.cancel()
+            await asyncio.gather(self._lag, return_exceptions=True)
+        await self.fleet.aclose()
+        if self._cache is not None:
+            await self._cache.aclose()
+        if self._log is not None:
+            self._log.close()
+
+    def drain(self) -> None:
+        """Refuse new requests and say so on /readyz; those inside go on."""
+        self.admission.draining = True
+
+    def admin(self) -> App:
+        """The application of the admin port: the same paths, and always /metrics."""
+        return self._admin_app(metrics_here=True)
+
+    def _admin_app(self, *, metrics_here: bool) -> App:
+        return admin_app(
+            AdminParts(
+                fleet=self.fleet,
+                aliases=self.pipeline.rulebook.aliases,
+                admission=self.admission,
+                records=self.records,
+                guard=self._guard,
+                authenticate=self.keys.authenticate,
+                render_metrics=self.metrics.render,
+                metrics_here=metrics_here,
+            )
+        )
+
+    def _app(self, companion: bool) -> App:
+        admin = self._admin_app(metrics_here=is_loopback(self.config.server.host))
+        targets = {
+            name: backend
+            for name, backend in self.backends.items()
+            if isinstance(backend, LlamaCppBackend)
+        }
+        sessions = CompanionEndpoint(
+            guard=self._guard, authenticate=self.keys.authenticate, resolve=resolver(targets)
+        )
+        dialects = {path: load(DIALECTS, path, what="path")() for path in DIALECTS}
+        dialects |= {path.removeprefix("/v1"): each for path, each in dialects.items()}
+        return ProxyServer(
+            pipeline=self.pipeline,
+            dialects=dialects,
+            guard=self._guard,
+            authenticate=self.keys.authenticate,
+            rest=_Rest(admin, sessions if companion else None),
+            max_body=self.config.server.max_body,
+            clock=time.monotonic,
+        )
+
+    def _record(self, record: ExchangeRecord) -> None:
+        self.metrics.observe(record)
+        self.records.add(record)
+        if self._log is not None:
+            self._log.write(record)
+
+    def _vitals(self) -> Vitals:
+        engines = {
+            name: EngineVitals(up=backend.engine.up, restarts=backend.engine.restarts)
+            for name, backend in self.backends.items()
+            if isinstance(backend, LlamaCppBackend)
+        }
+        dependencies = {}
+        if self.redis is not None:
+            dependencies["redis"] = DependencyVitals(up=self.redis.up, errors=self.redis.errors)
+        return Vitals(
+            in_flight=self.fleet.in_flight(),
+            upstream_up={name: health.ok for name, health in self.fleet.health().items()},
+            engines=engines,
+            dependencies=dependencies,
+            cache_entries=len(self.memory) if self.memory is not None else 0,
+            cache_bytes=self.memory.bytes if self.memory is not None else 0,
+            log_dropped=self._log.dropped if self._log is not None else 0,
+        )
+
+
+class _Rest:
+    """What is not a proxy path: WebSocket sessions, and FastAPI for plain HTTP."""
+
+    def __init__(self, admin: App, sessions: CompanionEndpoint | None) -> None:
+        self._admin = admin
+        self._sessions = sessions
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            if self._sessions is not None:
+                await self._sessions(scope, receive, send)
+            else:
+                await receive()
+                await send({"type": "websocket.close", "code": 1008})
+        elif scope["type"] == "http":
+            await self._admin(scope, receive, send)
+
+
+def build_backends(config: Config, resources: Resources) -> dict[str, Backend]:
+    """All upstreams, each after its parts. Nothing is started."""
+    built: dict[str, Backend] = {}
+    for name in config.build_order:
+        options = config.upstreams[name]
+        kind = load(BACKENDS, options.kind, what="kind")
+        parts = {part: built[part] for part in kind.parts(options)}
+        lent = Resources(
+            backends=parts,
+            transport=resources.transport,
+            model_dir=resources.model_dir,
+            threads=resources.threads,
+        )
+        built[name] = kind(name, options, lent)
+    return {name: built[name] for name in config.build_order}
+
+
+def rulebook(config: Config) -> Rulebook:
+    """The configuration's say on routing, compiled once."""
+    settings = config.policy_settings
+    aliases = {
+        name: Alias(
+            candidates=alias.candidates,
+            policy=build_policy(alias.policy, settings),
+            deadline_s=alias.deadline,
+        )
+        for name, alias in config.aliases.items()
+    }
+
+    def by_rule(facts: Facts) -> Zone | None:
+        return locality(config.rules, facts)
+
+    return Rulebook(
+        aliases=aliases,
+        pin=PinPolicy(),
+        locality=by_rule,
+        reach=config.reach,
+        headers=config.rule_headers,
+        default_zone=config.privacy.default,
+        epoch=hashlib.sha256(repr((config.aliases, config.rules)).encode()).hexdigest()[:16],
+        deadline_s=config.server.deadline,
+    )
+
+
+def _caches(config: Config) -> tuple[MemoryCache | None, RedisCache | None, Cache | None]:
+    exact = config.cache.exact
+    if exact == "off":
+        return None, None, None
+    memory = MemoryCache(max_bytes=exact.memory, ttl_s=exact.ttl) if exact.memory else None
+    redis = (
+        RedisCache(exact.redis, secret=exact.secret or None, ttl_s=exact.ttl)
+        if exact.redis
+        else None
+    )
+    if memory is not None and redis is not None:
+        return memory, redis, TieredCache(memory, redis)
+    return memory, redis, memory or redis
+
+
+def nobody_else(method: str, headers: Mapping[str, str]) -> None:
+    """Where keys are needed, a web page has none to send: no further wall."""

@@ -1,0 +1,141 @@
+"""`tandem serve`: find or read a configuration, start everything, say what there is, listen."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from gateway.app import Gateway
+from gateway.cli.announce import announce
+from gateway.companion_process import CompanionProcess
+from gateway.config import Config, ConfigError, load
+from gateway.config_sections import Privacy
+from gateway.core.routing import Zone
+from gateway.discovery import BUNDLED_TARGET, TARGET, Found, discover
+from gateway.limits.keys import OpenGateway, callers_from, check_bind, is_loopback
+from gateway.listen import Listeners, listener
+from gateway.record import JsonLog
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("serve", help="run the gateway")
+    parser.add_argument("-c", "--config", type=Path, help="YAML file; without it: what is found")
+    parser.add_argument("--host", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port to listen on (8080)")
+    parser.add_argument("--local-only", action="store_true", help="nothing leaves this machine")
+    parser.add_argument("--companion", action="store_true", help="verify drafts beside a model")
+    parser.add_argument("--model-dir", type=Path, default=default_model_dir())
+    parser.add_argument("--log-requests", action="store_true", help="one JSON line per request")
+    parser.add_argument("--fd", type=int, help=argparse.SUPPRESS)
+    parser.set_defaults(run=run)
+
+
+def default_model_dir() -> Path:
+    """Where GGUF files are looked for: $TANDEM_MODELS, or a folder in the user's cache."""
+    configured = os.environ.get("TANDEM_MODELS")
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return Path(configured) if configured else cache / "tandem" / "models"
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import uvloop
+
+    logging.basicConfig(
+        level=os.environ.get("TANDEM_LOG", "INFO").upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    # Their info lines repeat per request what one record says.
+    for noisy in ("httpx", "httpcore", "websockets", "uvicorn.error"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        uvloop.run(serve(arguments, os.environ))
+    except (ConfigError, OpenGateway) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"cannot listen: {error.strerror or error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def serve(arguments: argparse.Namespace, env: Mapping[str, str]) -> None:
+    """Run until told to stop. Everything that was started is stopped, on every way out."""
+    async with AsyncExitStack() as stack:
+        config, found = await configure(arguments, env, stack)
+        check_bind(config.server.host, bool(config.callers))
+        sock = bound(arguments, config)
+        stack.callback(sock.close)
+        gateway = Gateway(
+            config,
+            model_dir=arguments.model_dir,
+            companion=arguments.companion,
+            log=JsonLog(sys.stdout) if arguments.log_requests else None,
+        )
+        stack.push_async_callback(gateway.aclose)
+        await gateway.start()
+        apps = [(gateway.app, sock)]
+        if not is_loopback(config.server.host):
+            private = listener("127.0.0.1", config.server.admin_port)
+            stack.callback(private.close)
+            apps.append((gateway.admin(), private))
+        listeners = Listeners(gateway.drain)
+        if arguments.fd is None:
+            announce(gateway, found, sock.getsockname()[1], env)
+        else:
+            leave_with_parent(listeners)
+        await listeners.serve(apps)
+
+
+async def configure(
+    arguments: argparse.Namespace, env: Mapping[str, str], stack: AsyncExitStack
+) -> tuple[Config, Found | None]:
+    """The configuration to run: the file's, the companion's, or what is found.
+
+    Raises ConfigError. Starts the bundled companion if the configuration needs it.
+    """
+    found: Found | None = None
+    if arguments.config is not None:
+        config = load(arguments.config, env)
+        if arguments.local_only:
+            config = replace(config, privacy=Privacy(default=Zone.MACHINE))
+    elif arguments.companion:
+        config = Config.build(upstreams={TARGET: BUNDLED_TARGET})
+    else:
+        found = await discover(env, arguments.model_dir, local_only=arguments.local_only)
+        upstreams = dict(found.upstreams)
+        if found.needs_companion:
+            companion = CompanionProcess(["--model-dir", str(arguments.model_dir)], dict(env))
+            stack.push_async_callback(companion.aclose)
+            await companion.start()
+            upstreams[TARGET] |= {"base_url": companion.base_url, "api_key": companion.key}
+        config = Config.build(upstreams=upstreams, privacy={"default": found.default_zone})
+    changes = {"host": arguments.host, "port": arguments.port}
+    server = config.server.model_copy(update={k: v for k, v in changes.items() if v is not None})
+    return replace(config, server=server, callers=callers_from(config.callers, env)), found
+
+
+def bound(arguments: argparse.Namespace, config: Config) -> socket.socket:
+    """The listening socket: the one our parent made, or a new one."""
+    if arguments.fd is not None:
+        return socket.socket(fileno=arguments.fd)
+    return listener(config.server.host, config.server.port)
+
+
+def leave_with_parent(listeners: Listeners) -> None:
+    """Drain when standard input ends: whoever started us is gone."""
+
+    def readable() -> None:
+        if not os.read(0, 1024):
+            asyncio.get_running_loop().remove_reader(0)
+            listeners.stop()
+
+    asyncio.get_running_loop().add_reader(0, readable)
