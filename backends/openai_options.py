@@ -44,6 +44,8 @@ class OpenAIOptions(Options):
             raise ValueError("base_url is not a URL") from None
         if url.scheme not in ("http", "https") or not url.host:
             raise ValueError("base_url must be http://… or https://…")
+        if url.port is not None and not 0 < url.port < 65536:
+            raise ValueError("base_url names a port that cannot exist")
         if url.userinfo or url.query or url.fragment:
             raise ValueError("base_url takes no credentials, query or fragment; use api_key")
         return value.rstrip("/")

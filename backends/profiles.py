@@ -34,7 +34,6 @@ class Profile:
 
     name: str
     base_url: str | None = None
-    key_variable: str | None = None
     features: frozenset[F] = frozenset({F.CHAT})
     renames: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     defaults: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
@@ -62,7 +61,6 @@ PROFILES: Mapping[str, Profile] = _table(
     Profile(
         name="openai",
         base_url="https://api.openai.com/v1",
-        key_variable="OPENAI_API_KEY",
         features=_BASIC
         | {F.COMPLETION, F.FIM, F.ECHO, F.TOKEN_PROMPT}
         | {F.IMAGES, F.N, F.LOGPROBS, F.LOGIT_BIAS, F.SEED, F.PENALTIES},
@@ -71,7 +69,6 @@ PROFILES: Mapping[str, Profile] = _table(
     Profile(
         name="groq",
         base_url="https://api.groq.com/openai/v1",
-        key_variable="GROQ_API_KEY",
         # 400 on logprobs, logit_bias and n; penalties are accepted, but no model honours them.
         # Temperature 0 it turns into 1e-8 by itself. No legacy completions.
         features=_BASIC | {F.SEED},
@@ -80,7 +77,6 @@ PROFILES: Mapping[str, Profile] = _table(
     Profile(
         name="openrouter",
         base_url="https://openrouter.ai/api/v1",
-        key_variable="OPENROUTER_API_KEY",
         features=_BASIC
         | {F.COMPLETION, F.LOGPROBS, F.LOGIT_BIAS, F.TOP_K, F.MIN_P, F.SEED, F.PENALTIES},
         # Left alone, it routes to providers that ignore what they do not know.
@@ -89,7 +85,6 @@ PROFILES: Mapping[str, Profile] = _table(
     Profile(
         name="together",
         base_url="https://api.together.xyz/v1",
-        key_variable="TOGETHER_API_KEY",
         # logprobs is a number there, another form than OpenAI's: left out
         features=_BASIC | {F.COMPLETION, F.N, F.LOGIT_BIAS, F.TOP_K, F.MIN_P, F.SEED, F.PENALTIES},
         renames=_OLD_LIMIT,
@@ -97,7 +92,6 @@ PROFILES: Mapping[str, Profile] = _table(
     Profile(
         name="fireworks",
         base_url="https://api.fireworks.ai/inference/v1",
-        key_variable="FIREWORKS_API_KEY",
         features=_BASIC
         | {F.COMPLETION, F.ECHO, F.TOKEN_PROMPT, F.N}
         | {F.LOGPROBS, F.LOGIT_BIAS, F.TOP_K, F.MIN_P, F.SEED, F.PENALTIES},
@@ -106,13 +100,11 @@ PROFILES: Mapping[str, Profile] = _table(
     Profile(
         name="cerebras",
         base_url="https://api.cerebras.ai/v1",
-        key_variable="CEREBRAS_API_KEY",
         features=_BASIC | {F.COMPLETION, F.LOGPROBS, F.SEED},
     ),
     Profile(
         name="mistral",
         base_url="https://api.mistral.ai/v1",
-        key_variable="MISTRAL_API_KEY",
         features=_BASIC | {F.N, F.SEED, F.PENALTIES},
         renames=MappingProxyType({**_OLD_LIMIT, "seed": "random_seed"}),
         # 422 on any member it does not know; the finishing chunk has usage by itself.

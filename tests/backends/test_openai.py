@@ -416,6 +416,7 @@ def test_credential_refused() -> None:
         {"kind": "groq", "model": "m", "base_url": "ftp://x/v1"},
         {"kind": "groq", "model": "m", "base_url": "https://user:pass@x/v1"},
         {"kind": "groq", "model": "m", "base_url": "https://x/v1?key=1"},
+        {"kind": "groq", "model": "m", "base_url": "https://x:99999/v1"},
         {"kind": "groq", "model": "m", "profile": "nonesuch"},
         {"kind": "groq", "model": "m", "headers": {"x": "y"}},
         {"kind": "groq", "model": "m", "timeouts": {"idle": 0}},

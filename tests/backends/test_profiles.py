@@ -32,7 +32,7 @@ def test_every_profile_can_be_used(name: str) -> None:
     profile = PROFILES[name]
     assert profile.name == name
     assert Feature.CHAT in profile.features
-    assert (profile.base_url is None) == profile.self_hosted == (profile.key_variable is None)
+    assert (profile.base_url is None) == profile.self_hosted
     assert profile.health_path is None or profile.self_hosted
 
 
