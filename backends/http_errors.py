@@ -28,6 +28,7 @@ MAX_MESSAGE = 600
 MAX_WORD = 64
 """Characters kept of somebody else's error message, and of its type, code and parameter."""
 
+_CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
@@ -77,7 +78,6 @@ def of_status(
 ) -> TandemError:
     """One status, one class. The table is in backends/design.md."""
     at = f"Upstream {upstream!r}"
-    said = _kept(error.message, secrets, MAX_MESSAGE)
     if status in (401, 403):
         # Our credential, not the client's; providers quote parts of a wrong key, so no quoting.
         return UpstreamError(f"{at} refuses our credential ({status}).", code="upstream_auth")
@@ -93,6 +93,7 @@ def of_status(
             code="upstream_redirect",
         )
     if 400 <= status < 500:
+        said = _kept(error.message, secrets, MAX_MESSAGE)
         return UpstreamRejected(
             f"{at} rejected the request: {said}",
             status=status,
@@ -101,7 +102,10 @@ def of_status(
             code=_kept(error.code, secrets, MAX_WORD) if error.code else None,
         )
     if status >= 500:
-        return UpstreamFailed(f"{at} failed ({status}): {said}", retry_after=retry_after)
+        # No words of its own: a 5xx may hold a traceback, with the prompt in it, and helps nobody
+        # outside. Its code may say which failure it was.
+        what = f"{status}, {error.code}" if _CODE.fullmatch(error.code or "") else f"{status}"
+        return UpstreamFailed(f"{at} failed ({scrub(what, secrets)}).", retry_after=retry_after)
     return UpstreamBroken(f"{at} answered with status {status}.")
 
 

