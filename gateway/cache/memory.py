@@ -47,6 +47,9 @@ class MemoryCache:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __bool__(self) -> bool:
+        return True  # an empty cache is still one: `memory or other` asks whether it exists
+
     async def get(self, key: str) -> Entry | None:
         """The entry, or None when absent or expired."""
         found = self._entries.get(key)
