@@ -1,0 +1,1 @@
+"""Training of the bundled draft and target: offline only, never imported at run time."""
