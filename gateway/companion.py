@@ -7,6 +7,7 @@ happens inside a session is backends/speculative/verify.py's.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import replace
@@ -39,6 +40,7 @@ Send: TypeAlias = Callable[[Event], Awaitable[None]]
 Headers: TypeAlias = Mapping[str, str]
 
 MAX_SESSIONS = 256
+CLOSING_S = 0.02
 _DIALECTS: Mapping[str, Dialect] = {"chat": OpenAIChat(), "completion": OpenAICompletions()}
 
 
@@ -72,7 +74,7 @@ class CompanionEndpoint:
         try:
             caller = self._admit(scope)
         except TandemError as error:
-            await _refuse(scope, send, error)
+            await _refuse(scope, receive, send, error)
             return
         self.open_sessions += 1
         try:
@@ -196,7 +198,7 @@ class _Socket:
             pass  # closed already, which is what was wanted
 
 
-async def _refuse(scope: Scope, send: Send, error: TandemError) -> None:
+async def _refuse(scope: Scope, receive: Receive, send: Send, error: TandemError) -> None:
     """An HTTP answer instead of the Upgrade, so that a person sees why."""
     if "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": 1008})  # the server makes it a 403
@@ -207,3 +209,7 @@ async def _refuse(scope: Scope, send: Send, error: TandemError) -> None:
         {"type": "websocket.http.response.start", "status": error.status, "headers": headers}
     )
     await send({"type": "websocket.http.response.body", "body": body})
+    # uvicorn logs an error for a handshake that was refused like this, unless the connection has
+    # closed by the time we return; anybody could fill a log with it.
+    await receive()
+    await asyncio.sleep(CLOSING_S)

@@ -75,6 +75,10 @@ class ToySequence:
     async def aclose(self) -> None:
         self.closed = True
 
+    def pending(self, width: int) -> int:
+        """How many drafted tokens the next pass would verify."""
+        return len(self.inbox.take(len(self._said), width))
+
     def _verify(self) -> Output:
         draft = self.inbox.take(len(self._said), 8)
         base, accepted = len(self._said), 0
@@ -155,9 +159,7 @@ class ToyModel:
         self.requests.append(request)
         return (1, 2, 3)
 
-    def job(
-        self, request: ChatRequest, prompt: tuple[int, ...], *, tenant: str, role: Role
-    ) -> Job:
+    def job(self, request: ChatRequest, prompt: tuple[int, ...], *, tenant: str, role: Role) -> Job:
         return Job(
             id=0,
             tokens=prompt,
