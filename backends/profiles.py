@@ -125,7 +125,7 @@ PROFILES: Mapping[str, Profile] = _table(
         # Until it has said itself what it can do, in /v1/models.
         features=frozenset({F.CHAT, F.COMPLETION, F.TOP_K, F.MIN_P, F.SEED, F.PENALTIES}),
         self_hosted=True,
-        health_path="/livez",
+        health_path="/readyz",
         versioned=True,
     ),
     Profile(

@@ -220,10 +220,10 @@ def test_server_that_comes_up_later() -> None:
 
 
 def test_companion_tells_its_features() -> None:
-    """A companion is probed at /livez and believed about what it can do."""
+    """A companion is probed at /readyz and believed about what it can do."""
 
     def companion(request: httpx.Request) -> httpx.Response:
-        if request.url.path == "/livez":
+        if request.url.path == "/readyz":
             return httpx.Response(200)
         entry = {"id": "big", "context_length": 512, "features": ["chat", "suffix", "tools"]}
         return httpx.Response(200, json={"data": [entry]})
