@@ -92,8 +92,8 @@ class References:
 
     def _refuse_literal_secret(self, value: str, path: Path) -> None:
         """A secret in a file gets copied, committed and backed up with it (operations.md 3.2)."""
-        if path[-1] in SECRET_KEYS:
-            name = path[-1]
+        name = path[-1] if path else ""
+        if name in SECRET_KEYS:
             if value and not _is_reference(value):
                 message = f"{name} must not be in the file itself: write ${{NAME}} or file:PATH"
                 self.flaws.append(Flaw(path, message))

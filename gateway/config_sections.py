@@ -66,6 +66,12 @@ def _semantic(value: object) -> object:
     return "off"
 
 
+def _redis(value: str) -> str:
+    if value and not value.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("expects redis://…, rediss://… or unix://…, or nothing")
+    return value
+
+
 def _digest(value: str) -> str:
     if not DIGEST.fullmatch(value):
         raise ValueError("a digest is sha256: and 64 hex digits; `tandem keys create` makes one")
@@ -97,7 +103,7 @@ class Server(Section):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65535)
-    admin_port: int = Field(default=8081, ge=0, le=65535)
+    admin_port: int = Field(default=9091, ge=0, le=65535)
     max_body: Size = 8 * MIB
     allowed_hosts: LowerNames = ()
     allowed_origins: LowerNames = ()
@@ -126,10 +132,15 @@ class Memory(Section):
 
 
 class ExactCache(Section):
-    """Whole answers by exact request. `memory` 0 keeps none here; `redis` empty, none there."""
+    """Whole answers by exact request. `memory` 0 keeps none here; `redis` empty, none there.
+
+    Replicas share answers in Redis only under a common `secret`, which proves that an answer is
+    ours.
+    """
 
     memory: Size = 64 * MIB
-    redis: str = ""
+    redis: Annotated[str, AfterValidator(_redis)] = ""
+    secret: str = ""
     ttl: Duration = 3600.0
 
 

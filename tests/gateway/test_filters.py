@@ -1,0 +1,293 @@
+"""Hard filters: what may serve, why the rest may not, and what the client is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.core.chat import ChatRequest, Endpoint, Feature, Message, Sampling
+from gateway.core.errors import (
+    ContextExceeded,
+    LocalUnavailable,
+    NotFound,
+    Unavailable,
+    Unsupported,
+)
+from gateway.core.exchange import Caller
+from gateway.core.routing import Candidate, Rejection, Tier, Upstream, Zone
+from gateway.filters import Reason, admit, ask_count, refusal, resolve, visible
+
+CHAT = frozenset({Feature.CHAT})
+ANYONE = Caller()
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def request(text: str = "hello", **changes: Any) -> ChatRequest:
+    fields: dict[str, Any] = {
+        "endpoint": Endpoint.CHAT,
+        "dialect": "openai_chat",
+        "model": "auto",
+        "messages": (Message(role="user", text=text),),
+        "features": CHAT,
+    }
+    return ChatRequest(**(fields | changes))
+
+
+def candidate(name: str = "a", *, healthy: bool = True, **changes: Any) -> Candidate:
+    fields: dict[str, Any] = {
+        "kind": "x",
+        "tier": Tier.LOCAL,
+        "zone": Zone.MACHINE,
+        "model": name,
+        "features": CHAT,
+    }
+    return Candidate(upstream=Upstream(name=name, **(fields | changes)), healthy=healthy)
+
+
+def reasons(asked: ChatRequest, *candidates: Candidate, **counted: int) -> dict[str, str]:
+    _, rejected = admit(asked, candidates, Zone.PUBLIC, ANYONE, counted)
+    return {rejection.upstream: rejection.reason for rejection in rejected}
+
+
+class Entry:
+    def __init__(self, *candidates: str) -> None:
+        self.candidates = candidates
+
+
+ALIASES = {"auto": Entry("a", "b"), "local": Entry("a")}
+
+
+def test_a_name_is_an_alias_or_a_pin() -> None:
+    """An alias brings its upstreams in order; an upstream's own name brings itself alone."""
+    assert resolve("auto", ALIASES, {"a", "b"}, ANYONE) == ("auto", ("a", "b"))
+    assert resolve("b", ALIASES, {"a", "b"}, ANYONE) == (None, ("b",))
+
+
+def test_unknown_and_forbidden_look_the_same() -> None:
+    """OpenAI's words and code, whether the model is not there or not the key's."""
+    limited = Caller(models=frozenset({"local"}))
+    told = []
+    for name, caller in [("auto", limited), ("a", limited), ("nothing-like-it", ANYONE)]:
+        with pytest.raises(NotFound) as caught:
+            resolve(name, ALIASES, {"a", "b"}, caller)
+        error = caught.value
+        assert (error.status, error.code, error.param) == (404, "model_not_found", "model")
+        told.append(error.message.replace(f"`{name}`", "`NAME`"))
+    assert len(set(told)) == 1
+    assert "does not exist or you do not have access to it" in told[0]
+
+
+def test_a_misspelt_model_gets_a_hint_of_ones_own() -> None:
+    """The likely name is offered, but never one that the key may not use."""
+    with pytest.raises(NotFound, match="Did you mean 'local'"):
+        resolve("lcoal", ALIASES, set(), ANYONE)
+    with pytest.raises(NotFound) as caught:
+        resolve("lcoal", ALIASES, set(), Caller(models=frozenset({"auto"})))
+    assert "local'" not in caught.value.message
+
+
+def test_a_key_sees_its_models() -> None:
+    """What a listing shows is what `resolve` lets through."""
+    limited = Caller(models=frozenset({"local", "b"}))
+    assert visible(ALIASES, ["a", "b"], limited) == ("local", "b")
+    assert visible(ALIASES, ["a", "b"], ANYONE) == ("auto", "local", "a", "b")
+
+
+def test_each_filter_names_its_reason() -> None:
+    """Zone before features before context before health: the first failed is the reason."""
+    asked = request("x" * 10, features=CHAT | {Feature.TOOLS})
+    tools = CHAT | {Feature.TOOLS}
+    found = admit(
+        asked,
+        [
+            candidate("far", zone=Zone.PUBLIC, healthy=False),
+            candidate("plain", healthy=False),
+            candidate("short", features=tools, context=5, healthy=False),
+            candidate("down", features=tools, healthy=False),
+            candidate("good", features=tools),
+        ],
+        Zone.ORGANISATION,
+        ANYONE,
+        {"short": 10},
+    )
+    assert [each.upstream.name for each in found[0]] == ["good"]
+    assert [(each.upstream, each.reason) for each in found[1]] == [
+        ("far", Reason.ZONE),
+        ("plain", Reason.FEATURE),
+        ("short", Reason.CONTEXT),
+        ("down", Reason.HEALTH),
+    ]
+
+
+def test_a_keys_zone_counts_whatever_is_passed() -> None:
+    """A caller's own zone is held against the candidates once more."""
+    public = [candidate("far", zone=Zone.PUBLIC)]
+    kept, _ = admit(request(), public, Zone.PUBLIC, Caller(zone=Zone.MACHINE), {})
+    assert kept == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "context", "ceiling", "max_tokens", "expected"),
+    [
+        ("x" * 100, 1000, True, 100, False),
+        ("x" * 900, 1000, True, 200, True),
+        ("x" * 900, 1000, False, 200, True),
+        ("x" * 5000, None, True, None, False),
+        ("x" * 100, 1000, True, None, False),
+    ],
+)
+def test_counting_is_asked_only_when_bytes_do_not_fit(
+    text: str, context: int | None, ceiling: bool, max_tokens: int | None, expected: bool
+) -> None:
+    """Bytes bound tokens, so a prompt whose bytes fit with the answer needs no tokenizer."""
+    asked = request(text, sampling=Sampling(max_tokens=max_tokens))
+    one = candidate(context=context, prompt_ceiling=ceiling)
+    assert ask_count(asked, one, Zone.PUBLIC) is expected
+
+
+def test_unseen_prompt_text_is_counted() -> None:
+    """Tools add tokens that `text_bytes` does not see: a local model's tokenizer is asked."""
+    asked = request("x", features=CHAT | {Feature.TOOLS})
+    local = candidate(features=CHAT | {Feature.TOOLS}, context=8192, prompt_ceiling=True)
+    assert ask_count(asked, local, Zone.PUBLIC)
+
+
+def test_what_a_filter_removes_is_not_counted() -> None:
+    """No text is handed to the tokenizer of an upstream outside the zone."""
+    far = candidate(zone=Zone.PUBLIC, context=10, prompt_ceiling=True)
+    assert ask_count(request("x" * 100), far, Zone.PUBLIC)
+    assert not ask_count(request("x" * 100), far, Zone.MACHINE)
+
+
+def test_context_is_prompt_and_answer() -> None:
+    """Exactly full fits; one more does not; an uncounted one stays."""
+    full = request(sampling=Sampling(max_tokens=20))
+    small = candidate("a", context=100)
+    assert reasons(full, small, a=80) == {}
+    assert reasons(full, small, a=81) == {"a": Reason.CONTEXT}
+    assert reasons(full, small) == {}
+
+
+def test_infill_is_not_measured() -> None:
+    """/infill leaves context out by its own rule, so its length is no reason to refuse."""
+    asked = request("", endpoint=Endpoint.INFILL, prompt="x" * 1000, messages=())
+    small = candidate("a", context=100, prompt_ceiling=True)
+    assert not ask_count(asked, small, Zone.PUBLIC)
+    assert reasons(asked, small, a=500) == {}
+
+
+def test_nothing_in_the_zone() -> None:
+    """If the zone took anything out, the answer is 503 local_unavailable, with what is inside."""
+    candidates = [candidate("far", zone=Zone.PUBLIC), candidate("near", healthy=False)]
+    _, rejected = admit(request(), candidates, Zone.MACHINE, ANYONE, {})
+    error = refusal(request(), rejected)
+    assert isinstance(error, LocalUnavailable)
+    assert (error.status, error.code) == (503, "local_unavailable")
+    assert "near is down" in error.message
+
+
+def test_a_parameter_nobody_honours() -> None:
+    """400 with the parameter's own name, a suffix's included."""
+    for feature, param in [(Feature.LOGPROBS, "logprobs"), (Feature.FIM, "suffix")]:
+        asked = request(features=CHAT | {feature})
+        _, rejected = admit(asked, [candidate("a"), candidate("b")], Zone.PUBLIC, ANYONE, {})
+        error = refusal(asked, rejected)
+        assert isinstance(error, Unsupported)
+        assert (error.status, error.param) == (400, param)
+        assert f"`{param}`" in error.message
+
+
+def test_too_long() -> None:
+    """400 context_length_exceeded; the parameter is the one that must shrink."""
+    asked = request(sampling=Sampling(max_tokens=50))
+    for counted, param in [(120, "messages"), (80, "max_tokens")]:
+        _, rejected = admit(
+            asked, [candidate("a", context=100)], Zone.PUBLIC, ANYONE, {"a": counted}
+        )
+        error = refusal(asked, rejected)
+        assert isinstance(error, ContextExceeded)
+        assert (error.code, error.param) == ("context_length_exceeded", param)
+        assert f"{counted + 50} were requested" in error.message
+
+
+def test_what_could_serve_is_down() -> None:
+    """503 to be retried, even where another candidate lacks a feature."""
+    asked = request(features=CHAT | {Feature.TOOLS})
+    able = candidate("able", features=CHAT | {Feature.TOOLS}, healthy=False)
+    _, rejected = admit(asked, [candidate("unable"), able], Zone.PUBLIC, ANYONE, {})
+    error = refusal(asked, rejected)
+    assert isinstance(error, Unavailable)
+    assert not isinstance(error, LocalUnavailable)
+    assert error.retry_after is not None
+
+
+def test_nobody_at_all() -> None:
+    """An alias without upstreams is 503, not a crash."""
+    assert isinstance(refusal(request(), ()), Unavailable)
+
+
+FEATURES = st.frozensets(st.sampled_from(Feature), max_size=3)
+CANDIDATES = st.lists(
+    st.builds(
+        lambda name, zone, features, context, ceiling, healthy: candidate(
+            name,
+            zone=zone,
+            features=features,
+            context=context,
+            prompt_ceiling=ceiling,
+            healthy=healthy,
+        ),
+        st.sampled_from("abcdef"),
+        st.sampled_from(Zone),
+        FEATURES,
+        st.none() | st.integers(1, 50),
+        st.booleans(),
+        st.booleans(),
+    ),
+    unique_by=lambda each: each.upstream.name,
+)
+
+
+@patient
+@given(
+    candidates=CANDIDATES,
+    features=FEATURES,
+    zone=st.sampled_from(Zone),
+    own=st.sampled_from(Zone),
+    counted=st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 100)),
+    max_tokens=st.none() | st.integers(1, 100),
+)
+def test_no_candidate_outside_the_zone_survives(
+    candidates: list[Candidate],
+    features: frozenset[Feature],
+    zone: Zone,
+    own: Zone,
+    counted: dict[str, int],
+    max_tokens: int | None,
+) -> None:
+    """Whatever comes in: what is kept is inside both zones and able, and each of the others has
+    one reason from the closed list; with nothing kept there is an error to tell."""
+    asked = request(features=features, sampling=Sampling(max_tokens=max_tokens))
+    kept, rejected = admit(asked, candidates, zone, Caller(zone=own), counted)
+    for each in kept:
+        assert each.upstream.zone <= min(zone, own)
+        assert each.upstream.features >= features
+        assert each.healthy
+    names = [each.upstream.name for each in kept] + [each.upstream for each in rejected]
+    assert sorted(names) == sorted(each.upstream.name for each in candidates)
+    assert all(each.reason in set(Reason) and each.detail for each in rejected)
+    if not kept:
+        outside = any(each.reason == Reason.ZONE for each in rejected)
+        assert isinstance(refusal(asked, rejected), LocalUnavailable) is outside
+
+
+def test_messages_hold_no_prompt() -> None:
+    """What a client wrote does not come back in an error."""
+    asked = request("CANARY", features=CHAT | {Feature.TOOLS})
+    found: list[Rejection] = []
+    for one in (candidate("a"), candidate("b", zone=Zone.PUBLIC), candidate("c", context=1)):
+        found += admit(asked, [one], Zone.MACHINE, ANYONE, {"c": 9})[1]
+    assert "CANARY" not in refusal(asked, found).message + str(found)
