@@ -155,7 +155,9 @@ class Gateway:
 
     def _vitals(self) -> Vitals:
         engines = {
-            name: EngineVitals(up=backend.engine.up, restarts=backend.engine.restarts)
+            name: EngineVitals(
+                up=backend.engine.ready is not None, restarts=backend.engine.restarts
+            )
             for name, backend in self.backends.items()
             if isinstance(backend, LlamaCppBackend)
         }
@@ -237,14 +239,10 @@ def rulebook(config: Config) -> Rulebook:
 
 def _caches(config: Config) -> tuple[MemoryCache | None, RedisCache | None, Cache | None]:
     exact = config.cache.exact
-    if exact == "off":
-        return None, None, None
     memory = MemoryCache(max_bytes=exact.memory, ttl_s=exact.ttl) if exact.memory else None
-    redis = (
-        RedisCache(exact.redis, secret=exact.secret or None, ttl_s=exact.ttl)
-        if exact.redis
-        else None
-    )
+    redis = None
+    if exact.redis:
+        redis = RedisCache(exact.redis, secret=exact.secret or None, ttl_s=exact.ttl)
     if memory is not None and redis is not None:
         return memory, redis, TieredCache(memory, redis)
     return memory, redis, memory or redis

@@ -101,8 +101,7 @@ def _lines(plan: Plan, model: str, limit: int | None) -> list[str]:
     for place, candidate in enumerate(route.candidates):
         word = "goes to" if place == 0 else "then to"
         shown.append(f"{word:<9} {_describe(candidate.upstream, usage)}")
-    for rejection in route.rejected:
-        shown.append(f"not to    {rejection.upstream}: {rejection.reason}, {rejection.detail}")
+    shown += [f"not to    {r.upstream}: {r.reason}, {r.detail}" for r in route.rejected]
     shown += ["", "facts     " + ", ".join(f"{k}={v}" for k, v in sorted(plan.facts.items()))]
     return shown
 

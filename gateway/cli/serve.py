@@ -78,7 +78,7 @@ async def serve(arguments: argparse.Namespace, env: Mapping[str, str]) -> None:
             config,
             model_dir=arguments.model_dir,
             companion=arguments.companion,
-            log=JsonLog(sys.stdout) if arguments.log_requests else None,
+            log=JsonLog(sys.stdout.buffer) if arguments.log_requests else None,
         )
         stack.push_async_callback(gateway.aclose)
         await gateway.start()
