@@ -11,20 +11,12 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import TypeVar
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    disable_created_metrics,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics import exposition as openmetrics
@@ -34,10 +26,9 @@ from gateway import __version__
 from gateway.core.chat import Endpoint
 from gateway.core.exchange import ExchangeRecord
 from gateway.core.routing import Tier
+from gateway.series import OTHER, CounterSeries, HistogramSeries, Labels
 
 T = TypeVar("T")
-
-OTHER = "other"
 
 ENDPOINTS = frozenset(Endpoint)
 TIERS = frozenset(Tier)
@@ -96,36 +87,6 @@ class Vitals:
     log_dropped: int = 0
 
 
-class _Series:
-    """A metric's children by label values, found in one dict lookup instead of a locked one.
-
-    Past `limit` children, a new value of the first label counts as `other`: the lists are closed,
-    but their product need not be small.
-    """
-
-    def __init__(self, metric: Counter | Histogram, limit: int) -> None:
-        self._metric = metric
-        self._limit = limit
-        self._children: dict[tuple[str, ...], Counter | Histogram] = {}
-
-    def inc(self, *values: str, by: float = 1) -> None:
-        # A hostile upstream may report anything; a counter only grows, and NaN would stay.
-        if 0 < by < float("inf"):
-            self._child(values).inc(by)  # type: ignore[union-attr]
-
-    def see(self, *values: str, seconds: float | None) -> None:
-        if seconds is not None and 0 <= seconds < float("inf"):
-            self._child(values).observe(seconds)  # type: ignore[union-attr]
-
-    def _child(self, values: tuple[str, ...]) -> Counter | Histogram:
-        child = self._children.get(values)
-        if child is None:
-            if len(self._children) >= self._limit and values[0] != OTHER:
-                return self._child((OTHER, *values[1:]))
-            child = self._children[values] = self._metric.labels(*values)
-        return child
-
-
 class Metrics:
     """All of a gateway's metrics, in a registry of their own.
 
@@ -142,15 +103,15 @@ class Metrics:
         vitals: Callable[[], Vitals] = Vitals,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        # Without this every histogram and counter line has a twin that says when it was made.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._clock = clock
         self._lock = Lock()
         self._rendered: dict[str, tuple[float, bytes]] = {}
         self._upstreams = frozenset(upstreams)
         self._models = frozenset(models) | self._upstreams
+        self._series: list[CounterSeries | HistogramSeries] = []
         self._declare()
+        self.registry.register(_SeriesCollector(self._series))
         self.registry.register(_VitalsCollector(vitals, self._upstreams))
         ProcessCollector(registry=self.registry)
 
@@ -227,7 +188,7 @@ class Metrics:
         while True:
             due = loop.time() + LAG_EVERY_S
             await asyncio.sleep(LAG_EVERY_S)
-            self._lag.observe(max(0.0, loop.time() - due))
+            self._lag.see(seconds=max(0.0, loop.time() - due))
 
     def _upstream(self, name: str) -> str:
         return name if name in self._upstreams else OTHER
@@ -318,30 +279,39 @@ class Metrics:
             _OVERHEAD,
             limit=2,
         )
-        self._lag = Histogram(
+        self._lag = histogram(
             "tandem_event_loop_lag_seconds",
             "How late the event loop wakes, sampled each 100 ms.",
-            buckets=_LAG,
-            registry=self.registry,
+            (),
+            _LAG,
+            limit=1,
         )
         build = Gauge(
             "tandem_build_info", "Always 1.", ("version", "python"), registry=self.registry
         )
         build.labels(__version__, platform.python_version()).set(1)
 
-    def _counter(self, name: str, text: str, labels: tuple[str, ...], limit: int) -> _Series:
-        return _Series(Counter(name, text, labels, registry=self.registry), limit)
+    def _counter(self, name: str, text: str, labels: Labels, limit: int) -> CounterSeries:
+        series = CounterSeries(name, text, labels, limit=limit)
+        self._series.append(series)
+        return series
 
     def _histogram(
-        self,
-        name: str,
-        text: str,
-        labels: tuple[str, ...],
-        buckets: tuple[float, ...],
-        limit: int,
-    ) -> _Series:
-        metric = Histogram(name, text, labels, buckets=buckets, registry=self.registry)
-        return _Series(metric, limit)
+        self, name: str, text: str, labels: Labels, edges: Sequence[float], limit: int
+    ) -> HistogramSeries:
+        series = HistogramSeries(name, text, labels, edges, limit=limit)
+        self._series.append(series)
+        return series
+
+
+class _SeriesCollector(Collector):
+    """What the records have counted."""
+
+    def __init__(self, series: Iterable[CounterSeries | HistogramSeries]) -> None:
+        self._series = series
+
+    def collect(self) -> Iterator[Metric]:
+        return (each.family() for each in self._series)
 
 
 class _VitalsCollector(Collector):
