@@ -139,7 +139,7 @@ class Rows:
 
 @dataclass(slots=True, kw_only=True)
 class Stats:
-    """Counters since the worker's start."""
+    """Counters since the worker's start. `steps` are those that computed something."""
 
     steps: int = 0
     prompt_tokens: int = 0
@@ -242,9 +242,10 @@ class Scheduler:
         """Admit, decode, sample; everything there is to tell, in order."""
         while self._admissible():
             self._admit(heapq.heappop(self._queue)[2])
-        for batch in self._plan():
+        batches = self._plan()
+        for batch in batches:
             self._run(batch)
-        self.stats.steps += 1
+        self.stats.steps += bool(batches)
         news, self._news = self._news, []
         return news
 
