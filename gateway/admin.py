@@ -58,9 +58,13 @@ def admin_app(parts: AdminParts) -> FastAPI:
 
     @app.get("/readyz")
     async def ready() -> Response:
-        up = [name for name, health in parts.fleet.health().items() if health.ok]
-        good = bool(up) and not parts.admission.draining
-        body = {"status": "ready" if good else "not ready", "upstreams_up": len(up)}
+        states = [health.ok for health in parts.fleet.health().values()]
+        good = any(states) and not parts.admission.draining
+        body = {
+            "status": "ready" if good else "not ready",
+            "upstreams_up": states.count(True),
+            "upstreams_down": states.count(False),
+        }
         return JSONResponse(body, status_code=200 if good else 503)
 
     @app.get("/v1/models")
