@@ -228,7 +228,7 @@ def _token_bound(request: ChatRequest) -> int | None:
         return None
     if isinstance(request.prompt, tuple):
         return len(request.prompt) + TURN_OVERHEAD
-    roles = sum(len(message.role.encode("utf-8", "replace")) for message in request.messages)
+    roles = sum(4 * len(message.role) for message in request.messages)
     return request.text_bytes + roles + TURN_OVERHEAD * (len(request.messages) + 1)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from gateway.core.chat import ChatRequest, Endpoint, Feature
+from gateway.core.chat import ChatRequest, Endpoint, Feature, utf8_length
 from gateway.core.exchange import Caller
 from gateway.core.routing import Facts, Zone
 
@@ -123,7 +123,7 @@ def facts(
 def _last_user_bytes(request: ChatRequest) -> int:
     for message in reversed(request.messages):
         if message.role == "user":
-            return len(message.text.encode("utf-8", "surrogatepass"))
+            return utf8_length(message.text)
     if isinstance(request.prompt, tuple):
         return len(request.prompt)
-    return len(request.prompt.encode("utf-8", "surrogatepass"))
+    return utf8_length(request.prompt)
