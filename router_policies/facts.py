@@ -45,11 +45,7 @@ FACTS: Mapping[str, Fact] = {
     "stream": Fact(Kind.FLAG, "the client wants a stream"),
     "tenant": Fact(Kind.TEXT, "the key's tenant, `default` without one"),
     "key_id": Fact(Kind.TEXT, "first 8 hex digits of the key's digest, empty without keys"),
-    "zone": Fact(
-        Kind.TEXT,
-        "the widest zone the request may reach; to `locality:` rules, the key's own",
-        tuple(z.label for z in Zone),
-    ),
+    "zone": Fact(Kind.TEXT, "the key's own zone, before any rule", tuple(z.label for z in Zone)),
     "prompt_bytes": Fact(Kind.NUMBER, "UTF-8 bytes of everything a model will read"),
     "prompt_tokens": Fact(
         Kind.NUMBER,
