@@ -25,6 +25,10 @@ FIRST_PAUSE = 16
 LONGEST_PAUSE = 512
 """Answers between two probes while drafting is off; doubles with each probe that fails."""
 WEIGHT = 0.3
+ENOUGH_TOKENS = 16
+ENOUGH_S = 0.02
+KNOWN_TOKENS = 2 * PROBE_TOKENS
+"""Remembered tokens, with and without drafts, before anything is decided: about three probes."""
 LOST_WINDOWS = 3
 
 
@@ -63,11 +67,41 @@ def best_width(alpha: float, verify_s: Mapping[int, float]) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
-    """What one answer showed. A rate is None where too few tokens were seen to tell."""
+class Span:
+    """Tokens, the seconds that they took to arrive, and the target's passes they came of."""
 
-    drafting_s: float | None = None
-    plain_s: float | None = None
+    tokens: float = 0
+    seconds: float = 0.0
+    passes: float = 0
+
+    @property
+    def tells(self) -> bool:
+        """Whether it says anything of a rate: a few tokens, or many that arrived in one burst
+        because this process was busy, do not."""
+        return self.tokens >= ENOUGH_TOKENS and self.seconds >= ENOUGH_S
+
+    @property
+    def rate(self) -> float | None:
+        """Seconds a token."""
+        return self.seconds / self.tokens if self.tokens else None
+
+    def after(self, seen: Span) -> Span:
+        """With what was seen last; what lies longer back counts less, and long answers more."""
+        if not seen.tells:
+            return self
+        return Span(
+            tokens=self.tokens * (1 - WEIGHT) + seen.tokens,
+            seconds=self.seconds * (1 - WEIGHT) + seen.seconds,
+            passes=self.passes * (1 - WEIGHT) + seen.passes,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What one answer showed, in its drafted and in its undrafted part."""
+
+    drafting: Span = Span()
+    plain: Span = Span()
     draft_s: float | None = None
     rtt_s: float | None = None
     drafted: int = 0
@@ -78,13 +112,13 @@ class Observation:
 class Estimates:
     """What is known of a pair on this machine: moving averages over its answers, and the decision.
 
-    `drafting_s` and `plain_s` are realised rates with and without drafting, `draft_s` the
+    `drafting` and `plain` hold the realised rates with and without drafting, `draft_s` is the
     drafter's own; `verify_s` is a pass by its width, where a companion tells.
     """
 
     alpha: float | None = None
-    drafting_s: float | None = None
-    plain_s: float | None = None
+    drafting: Span = Span()
+    plain: Span = Span()
     draft_s: float | None = None
     rtt_s: float = 0.0
     verify_s: Mapping[int, float] = field(default_factory=dict)
@@ -93,11 +127,26 @@ class Estimates:
     pause: int = FIRST_PAUSE
 
     @property
+    def drafting_s(self) -> float | None:
+        return self.drafting.rate
+
+    @property
+    def plain_s(self) -> float | None:
+        return self.plain.rate
+
+    @property
     def gain(self) -> float | None:
-        """Plain time over drafting time, realised; None until both have been seen."""
-        if self.plain_s is None or self.drafting_s is None:
+        """Plain time over drafting time, realised; None until enough of both was seen.
+
+        Never more than the tokens of a pass: a pass that verifies costs at least one that does
+        not, so what the clock shows beyond that is a neighbour's doing. That bound is a count, and
+        no load on the machine can blur it.
+        """
+        if min(self.plain.tokens, self.drafting.tokens) < KNOWN_TOKENS:
             return None
-        return self.plain_s / max(self.drafting_s, 1e-9)
+        realised = self.plain.seconds / self.plain.tokens
+        realised /= max(self.drafting.seconds / self.drafting.tokens, 1e-9)
+        return min(realised, self.drafting.tokens / max(self.drafting.passes, 1))
 
     @property
     def predicted_gain(self) -> float | None:
@@ -109,9 +158,9 @@ class Estimates:
 
     def draft_tokens(self) -> int | None:
         """For how many tokens the next answer is drafted: None for all of it, 0 for none."""
-        if self.drafting_s is None:
+        if self.drafting.tokens < KNOWN_TOKENS:
             return PROBE_TOKENS
-        if self.plain_s is None:
+        if self.plain.tokens < KNOWN_TOKENS:
             return 0
         if self.on:
             return PROBE_TOKENS if self.since_probe >= REFRESH else None
@@ -131,12 +180,12 @@ class Estimates:
         known = replace(
             self,
             alpha=alpha,
-            drafting_s=_blend(self.drafting_s, seen.drafting_s),
-            plain_s=_blend(self.plain_s, seen.plain_s),
+            drafting=self.drafting.after(seen.drafting),
+            plain=self.plain.after(seen.plain),
             draft_s=_blend(self.draft_s, seen.draft_s),
             rtt_s=_blend(self.rtt_s or None, seen.rtt_s) or 0.0,
         )
-        return known._decided(probed=seen.drafting_s is not None and self.draft_tokens() != 0)
+        return known._decided(probed=seen.drafting.tells and self.draft_tokens() != 0)
 
     def _decided(self, *, probed: bool) -> Estimates:
         gain = self.gain

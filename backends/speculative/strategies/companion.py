@@ -7,41 +7,37 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from backends.speculative.client import Session
-from backends.speculative.controller import PROBE_TOKENS, Estimates, Observation, abandons
+from backends.speculative.controller import PROBE_TOKENS, Estimates, Observation, Span, abandons
 from backends.speculative.draft import Drafter
 from backends.speculative.session import Commit
 from gateway.core.chat import Usage
 from gateway.core.events import Event, Finish, SpeculationReport, TextDelta, UsageReport
 
 NAME = "companion"
-ENOUGH_TOKENS = 8
-"""Fewer tell nothing about a rate."""
 
 
 class Pace:
-    """Tokens and seconds from one commit to a later one: a realised rate."""
+    """Tokens and seconds from one commit to a later one."""
 
     def __init__(self) -> None:
         self._from: float | None = None
         self._to = 0.0
-        self.tokens = 0
+        self._tokens = 0
+        self._passes = 0
 
     def note(self, tokens: int, now: float) -> None:
         # What came with the first commit was generated before the clock ran.
         if self._from is None:
             self._from = now
         else:
-            self.tokens += tokens
+            self._tokens += tokens
+            self._passes += tokens > 0
         self._to = now
 
     @property
-    def seconds(self) -> float:
-        return 0.0 if self._from is None else self._to - self._from
-
-    @property
-    def rate(self) -> float | None:
-        """Seconds a token; None while there are too few."""
-        return self.seconds / self.tokens if self.tokens >= ENOUGH_TOKENS else None
+    def span(self) -> Span:
+        seconds = 0.0 if self._from is None else self._to - self._from
+        return Span(tokens=self._tokens, seconds=seconds, passes=self._passes)
 
 
 class Answer:
@@ -113,8 +109,8 @@ class Answer:
             rtt = self._pinging.result()
         return Observation(
             # Drafting that died says nothing about what drafting costs.
-            drafting_s=None if self._lost else self._drafting.rate,
-            plain_s=self._plain.rate,
+            drafting=Span() if self._lost else self._drafting.span,
+            plain=self._plain.span,
             draft_s=self._draft_s,
             rtt_s=rtt,
             drafted=self._drafted,
@@ -149,8 +145,9 @@ class Answer:
             await self._stop(drafter)
             return
         drafter.committed(commit.epoch, commit.base_pos, commit.tokens)
-        if self._window.tokens >= PROBE_TOKENS:
-            self._windows.append(self._window.seconds / self._window.tokens)
+        window = self._window.span
+        if window.tokens >= PROBE_TOKENS:
+            self._windows.append(window.seconds / window.tokens)
             self._window = Pace()
         spent = self._limit is not None and self._tokens >= self._limit
         losing = not self._fixed and abandons(self._windows, self._estimates.plain_s)
@@ -170,14 +167,14 @@ class Answer:
 
     def _gain(self) -> float | None:
         """Plain time over this answer's, from the first commit on; 1 if nothing was drafted."""
-        if not self._drafting.tokens:
+        drafting, plain = self._drafting.span, self._plain.span
+        if not drafting.tokens:
             return 1.0
         # Its own undrafted end saw the same load as its beginning; an average did not.
-        plain_s = self._plain.rate or self._estimates.plain_s
-        seconds = self._drafting.seconds + self._plain.seconds
-        tokens = self._drafting.tokens + self._plain.tokens
-        if plain_s is None or tokens < ENOUGH_TOKENS or seconds <= 0:
+        plain_s = plain.rate if plain.tells else self._estimates.plain_s
+        if plain_s is None or not drafting.tells:
             return None
+        tokens, seconds = drafting.tokens + plain.tokens, drafting.seconds + plain.seconds
         return plain_s * tokens / seconds
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -15,7 +17,7 @@ from backends.base import Backend, Resources
 from backends.openai import OpenAIBackend, OpenAIOptions
 from backends.speculative.backend import REST_S, SpeculativeBackend, SpeculativeOptions
 from backends.speculative.client import session_url
-from backends.speculative.controller import Estimates
+from backends.speculative.controller import PROBE_TOKENS, Estimates, Span
 from backends.speculative.session import Commit, Failure, Opened, pack
 from backends.speculative.verify import Ended
 from gateway.companion import CompanionEndpoint, resolver
@@ -60,7 +62,13 @@ class Companion:
 
 
 def backend(
-    base_url: str, draft: ToyModel, *, zone: Zone = Zone.MACHINE, key: str = KEY, **options: Any
+    base_url: str,
+    draft: ToyModel,
+    *,
+    zone: Zone = Zone.MACHINE,
+    key: str = KEY,
+    clock: Callable[[], float] = time.monotonic,
+    **options: Any,
 ) -> SpeculativeBackend:
     target = OpenAIBackend(
         "cloud",
@@ -76,7 +84,7 @@ def backend(
     )
     parts = {"draft": cast(Backend, draft), "cloud": target}
     settings = SpeculativeOptions(kind="speculative", draft="draft", target="cloud", **options)
-    return SpeculativeBackend("pair", settings, Resources(backends=parts))
+    return SpeculativeBackend("pair", settings, Resources(backends=parts), clock=clock)
 
 
 @asynccontextmanager
@@ -211,7 +219,9 @@ def test_the_controller_stops_drafting_and_says_so() -> None:
     """A pair that was measured to lose answers undrafted; `always` drafts nevertheless."""
 
     async def scenario() -> None:
-        losing = Estimates(drafting_s=2.0, plain_s=1.0)
+        losing = Estimates(
+            drafting=Span(tokens=100, seconds=200), plain=Span(tokens=100, seconds=100)
+        )
         for always, strategy in ((False, "companion;off"), (True, "companion")):
             target = ToyModel("toy", SENTENCE)
             draft = ToyModel("draft", rule=knowing(SENTENCE))
@@ -229,11 +239,12 @@ def test_an_unknown_pair_probes_and_then_knows() -> None:
     """The first answer drafts in its beginning only, and teaches both rates."""
 
     async def scenario() -> None:
-        target, draft = ToyModel("toy", SENTENCE * 20), ToyModel("draft", rule=knowing(SENTENCE))
-        async with paired(target, draft) as (pair, _):
+        target, draft = ToyModel("toy", SENTENCE), ToyModel("draft", rule=knowing(SENTENCE))
+        each_look_is_later = itertools.count().__next__
+        async with paired(target, draft, clock=each_look_is_later) as (pair, _):
             assert report_of(await answer(pair)).strategy == "companion;off"
-            assert pair.estimates.drafting_s is not None
-            assert pair.estimates.plain_s is not None
+            assert pair.estimates.drafting.tokens >= PROBE_TOKENS - 8
+            assert pair.estimates.plain.tokens >= PROBE_TOKENS
 
     asyncio.run(scenario())
 
@@ -268,8 +279,7 @@ def test_no_companion_there_means_plain_streaming() -> None:
     async def scenario() -> None:
         clock = FakeClock()
         async with FakeUpstream(reply(404, {}), PLAIN) as upstream:
-            pair = backend(upstream.base_url, ToyModel("draft"))
-            pair._clock = clock
+            pair = backend(upstream.base_url, ToyModel("draft"), clock=clock)
             for _ in range(2):
                 events = await answer(pair, stream=True)
                 assert text_of(events) == "plain"

@@ -13,6 +13,7 @@ from backends.speculative.controller import (
     REFRESH,
     Estimates,
     Observation,
+    Span,
     abandons,
     best_width,
     expected_tokens,
@@ -20,6 +21,10 @@ from backends.speculative.controller import (
     pipelined_rate,
     sync_rate,
 )
+
+
+def at(seconds_a_token: float) -> Span:
+    return Span(tokens=100, seconds=100 * seconds_a_token)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.85, 1.0])
@@ -84,14 +89,14 @@ def test_the_first_answer_finds_out() -> None:
     """An unknown pair drafts for the length of a probe; short answers measure plain next."""
     unknown = Estimates()
     assert unknown.draft_tokens() == PROBE_TOKENS
-    half_known = unknown.after(Observation(drafting_s=0.02))
+    half_known = unknown.after(Observation(drafting=at(0.02)))
     assert half_known.draft_tokens() == 0
     assert half_known.gain is None
 
 
 def test_drafting_that_pays_is_kept() -> None:
     """A gain turns drafting on for whole answers."""
-    known = Estimates().after(Observation(drafting_s=0.01, plain_s=0.02))
+    known = Estimates().after(Observation(drafting=at(0.01), plain=at(0.02)))
     assert known.gain == pytest.approx(2.0)
     assert known.on
     assert known.draft_tokens() is None
@@ -99,22 +104,44 @@ def test_drafting_that_pays_is_kept() -> None:
 
 def test_drafting_that_costs_is_stopped() -> None:
     """A loss turns it off, and keeps it off but for rare probes."""
-    known = Estimates().after(Observation(drafting_s=0.02, plain_s=0.01))
+    known = Estimates().after(Observation(drafting=at(0.02), plain=at(0.01)))
     assert not known.on
     assert known.draft_tokens() == 0
 
 
+def test_a_gain_beyond_the_tokens_of_a_pass_is_noise() -> None:
+    """With one token a pass, a clock that shows twice the speed shows a neighbour leaving."""
+    lucky = Observation(drafting=Span(tokens=100, seconds=1, passes=98), plain=at(0.02))
+    known = Estimates().after(lucky)
+    assert known.gain == pytest.approx(100 / 98)
+    assert not known.on
+
+
+def test_one_probe_decides_nothing() -> None:
+    """A few dozen tokens under an unknown load are looked at again before they count."""
+    probe = Observation(drafting=Span(tokens=23, seconds=0.2, passes=8), plain=at(0.02))
+    known = Estimates()
+    probes = 0
+    while known.gain is None:
+        assert known.draft_tokens() == PROBE_TOKENS
+        assert not known.on
+        known = known.after(probe)
+        probes += 1
+    assert probes == 3
+    assert known.on
+
+
 def test_between_the_thresholds_the_last_decision_holds() -> None:
     """A gain of 1.05 neither starts drafting nor stops it."""
-    small = Observation(drafting_s=1 / 1.05, plain_s=1.0)
+    small = Observation(drafting=at(1 / 1.05), plain=at(1.0))
     assert not Estimates().after(small).on
-    running = Estimates(on=True, drafting_s=1 / 1.05, plain_s=1.0)
+    running = Estimates(on=True, drafting=at(1 / 1.05), plain=at(1.0))
     assert running.after(small).on
 
 
 def test_probes_grow_rare() -> None:
     """While drafting stays a loss, the pause between probes doubles up to its bound."""
-    plain, lost = Observation(plain_s=0.01), Observation(drafting_s=0.02, plain_s=0.01)
+    plain, lost = Observation(plain=at(0.01)), Observation(drafting=at(0.02), plain=at(0.01))
     known = Estimates().after(lost)
     pauses = []
     for _ in range(8):
@@ -131,24 +158,26 @@ def test_probes_grow_rare() -> None:
 
 def test_a_probe_that_gains_turns_it_on_again() -> None:
     """What changed since (a quieter machine) is noticed by the next probe."""
-    known = replace(Estimates().after(Observation(drafting_s=0.02, plain_s=0.01)), since_probe=99)
+    known = replace(
+        Estimates().after(Observation(drafting=at(0.02), plain=at(0.01))), since_probe=99
+    )
     assert known.draft_tokens() == PROBE_TOKENS
     for _ in range(6):
-        known = known.after(Observation(drafting_s=0.005, plain_s=0.01))
+        known = known.after(Observation(drafting=at(0.005), plain=at(0.01)))
     assert known.on
 
 
 def test_plain_is_measured_again_while_drafting() -> None:
     """Every so often an answer drafts only in its beginning, so that the comparison stays true."""
-    gains = Observation(drafting_s=0.01)
-    known = Estimates().after(Observation(drafting_s=0.01, plain_s=0.02))
+    gains = Observation(drafting=at(0.01))
+    known = Estimates().after(Observation(drafting=at(0.01), plain=at(0.02)))
     answers = 0
     while known.draft_tokens() is None:
         known = known.after(gains)
         answers += 1
     assert answers == REFRESH
     assert known.draft_tokens() == PROBE_TOKENS
-    assert known.after(Observation(drafting_s=0.01, plain_s=0.02)).draft_tokens() is None
+    assert known.after(Observation(drafting=at(0.01), plain=at(0.02))).draft_tokens() is None
 
 
 def test_acceptance_is_a_moving_average() -> None:
@@ -161,9 +190,17 @@ def test_acceptance_is_a_moving_average() -> None:
 
 def test_predicted_gain_uses_the_formula() -> None:
     """Before drafting was ever realised, section 5 predicts."""
-    known = Estimates(alpha=0.85, plain_s=0.02, draft_s=1 / 150, rtt_s=0.02)
+    known = Estimates(alpha=0.85, plain=at(0.02), draft_s=1 / 150, rtt_s=0.02)
     assert known.predicted_gain == pytest.approx(1.7, rel=0.05)
     assert Estimates(alpha=0.85).predicted_gain is None
+
+
+def test_spans_that_say_nothing() -> None:
+    """Neither a handful of tokens nor a burst that was held up moves an average."""
+    known = Span().after(at(0.02))
+    assert known.after(Span(tokens=5, seconds=5.0)) == known
+    assert known.after(Span(tokens=100, seconds=0.001)) == known
+    assert known.after(at(0.01)).rate == pytest.approx((0.7 * 2 + 1) / 170)
 
 
 def test_an_answer_gives_up_after_three_lost_windows() -> None:
