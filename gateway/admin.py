@@ -140,6 +140,7 @@ def _entry(name: str, upstreams: list[Upstream]) -> dict[str, Any]:
             "function_calling": Feature.TOOLS in features,
             "vision": Feature.IMAGES in features,
         },
+        "features": sorted(feature.value for feature in features),
         "upstreams": [upstream.name for upstream in upstreams],
     }
 

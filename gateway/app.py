@@ -68,7 +68,8 @@ class Gateway:
         self.metrics = Metrics(
             models=config.aliases, upstreams=config.upstreams, vitals=self._vitals
         )
-        self._lag: asyncio.Task[None] | None = None
+        self._energy = EnergyMeter(sharing=self._local_in_flight)
+        self._watches: list[asyncio.Task[None]] = []
         self._log = log
         self._cache = cache
         self.keys = Keys(config.callers)
@@ -78,7 +79,7 @@ class Gateway:
             admission=self.admission,
             cache=cache,
             record=self._record,
-            energy=EnergyMeter().joules,
+            energy=self._energy.joules,
             clock=time.monotonic,
             wall=time.time,
         )
@@ -91,12 +92,15 @@ class Gateway:
 
     async def start(self) -> None:
         await self.fleet.start()
-        self._lag = asyncio.create_task(self.metrics.watch_lag(), name="loop-lag")
+        self._watches = [
+            asyncio.create_task(self.metrics.watch_lag(), name="loop-lag"),
+            asyncio.create_task(self._energy.watch(), name="energy"),
+        ]
 
     async def aclose(self) -> None:
-        if self._lag is not None:
-            self._lag.cancel()
-            await asyncio.gather(self._lag, return_exceptions=True)
+        for task in self._watches:
+            task.cancel()
+        await asyncio.gather(*self._watches, return_exceptions=True)
         await self.fleet.aclose()
         if self._cache is not None:
             await self._cache.aclose()
@@ -152,6 +156,12 @@ class Gateway:
         self.records.add(record)
         if self._log is not None:
             self._log.write(record)
+
+    def _local_in_flight(self) -> int:
+        """Answers that this machine's processor is working on now."""
+        in_flight = self.fleet.in_flight()
+        local = (u.name for u in self.fleet.upstreams() if u.kind == "llama_cpp")
+        return sum(in_flight[name] for name in local)
 
     def _vitals(self) -> Vitals:
         engines = {

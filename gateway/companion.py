@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from backends.speculative.parse import parse
+from backends.speculative.seams import Ended, Gone, Target
 from backends.speculative.session import (
     PATH,
     Failure,
@@ -22,7 +23,7 @@ from backends.speculative.session import (
     pack,
     pack_text,
 )
-from backends.speculative.verify import Ended, Gone, Target, VerifySession
+from backends.speculative.verify import VerifySession
 from gateway.core.chat import ChatRequest, Endpoint, Feature
 from gateway.core.errors import Forbidden, NotFound, Overloaded, TandemError
 from gateway.core.exchange import Caller

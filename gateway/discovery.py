@@ -29,6 +29,10 @@ PROVIDERS = {
 NEIGHBOURS = {"ollama": 11434, "vllm": 8000, "lmstudio": 1234}
 PROBE_TIMEOUT_S = 0.4
 
+WATTS = 15.0
+"""What one busy core of a present processor draws, about; an answer's energy is marked estimated
+where the machine does not show its counters."""
+
 BUNDLED_TARGET: dict[str, Any] = {
     "kind": "llama_cpp",
     "zone": "machine",
@@ -78,6 +82,7 @@ async def discover(
             "tier": "cloud",
             "model": TARGET,
             "price": {"input": 0, "output": 0},
+            "watts": WATTS,
         }
         upstreams[PAIR] = {"kind": "speculative", "draft": DRAFT, "target": TARGET}
         notes.append(
@@ -114,7 +119,12 @@ def _local(upstreams: dict[str, dict[str, Any]], notes: list[str], model_dir: Pa
     if files:
         chosen = files[0]
         name = chosen.stem.lower()
-        upstreams[name] = {"kind": "llama_cpp", "zone": "machine", "model": str(chosen)}
+        upstreams[name] = {
+            "kind": "llama_cpp",
+            "zone": "machine",
+            "model": str(chosen),
+            "watts": WATTS,
+        }
         notes.append(f"local: {chosen.name} from {model_dir}")
         if len(files) > 1:
             others = ", ".join(path.name for path in files[1:])
@@ -125,6 +135,7 @@ def _local(upstreams: dict[str, dict[str, Any]], notes: list[str], model_dir: Pa
         "zone": "machine",
         "model": "bundled:draft",
         "strict": True,
+        "watts": WATTS,
     }
     notes.append(f"local: {DRAFT} (1.3M parameters, bundled: it shows the plumbing, not quality)")
     return True

@@ -32,6 +32,8 @@ IDLE_FIELDS = frozenset(
     "prompt_cache_options stream_options cache_prompt id_slot samplers t_max_prompt_ms "
     "t_max_predict_ms n_indent".split()
 )
+CARRIED_DIALECTS = frozenset({"openai_chat", "openai_completions"})
+"""Client wires that an upstream can speak too; a body in another is written anew for it."""
 _PRINTABLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -144,7 +146,7 @@ def ignored_fields(request: ChatRequest, upstream: Upstream) -> tuple[str, ...]:
 
     Their names come from the client and go into a response header, so only plain ones are shown.
     """
-    if upstream.carries_body:
+    if upstream.carries_body and request.dialect in CARRIED_DIALECTS:
         return ()
     names = sorted(set(request.extra) - IDLE_FIELDS)
     return tuple(name for name in names if _PRINTABLE.fullmatch(name))

@@ -28,12 +28,11 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "gateway.cache.base",
         "gateway.cache.key",
         "gateway.dialects.base",
-        "gateway.limits",
         "gateway.admission",
         "gateway.fleet",
         "gateway.filters",
         "gateway.privacy",
-        "gateway.record",
+        "gateway.settle",
     ),
 }
 FORBIDDEN_LIBRARIES: dict[str, tuple[str, ...]] = {

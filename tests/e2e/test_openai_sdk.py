@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 import openai
 import pytest
@@ -15,8 +16,9 @@ QUESTION = [{"role": "user", "content": "What is Tandem?"}]
 
 
 @pytest.fixture(scope="module")
-def client(gateway: Serving) -> OpenAI:
-    return OpenAI(base_url=f"{gateway.base_url}/v1", api_key="unused", max_retries=0)
+def client(gateway: Serving) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{gateway.base_url}/v1", api_key="unused", max_retries=0) as client:
+        yield client
 
 
 @pytest.mark.parametrize(("model", "tier"), TIERS.items())
