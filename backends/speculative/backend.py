@@ -22,7 +22,8 @@ from backends.http import Clock
 from backends.openai import OWN_DIALECTS, OpenAIBackend
 from backends.speculative.client import NoSession, Session, session_url
 from backends.speculative.controller import Estimates
-from backends.speculative.draft import Drafter, Engine
+from backends.speculative.draft import Drafter
+from backends.speculative.seams import Engine
 from backends.speculative.session import Fingerprint, Open, Opened
 from backends.speculative.strategies.companion import Answer
 from gateway.core.chat import ChatRequest, Endpoint, Feature

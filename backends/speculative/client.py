@@ -6,6 +6,7 @@ instead. After that it is an UpstreamError, for a part of the answer may have be
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 from collections.abc import AsyncGenerator
@@ -38,6 +39,8 @@ from gateway.core.routing import Zone
 PING_S = 15.0
 """Under the idle limits of the usual proxies (DESIGN 6)."""
 CLOSE_S = 0.5
+OPENED_S = 10.0
+"""For rendering the prompt; a session is opened before it waits for its turn."""
 
 # At DEBUG the library would log the Authorization header.
 _LOG = logging.getLogger("tandem.session")
@@ -139,8 +142,11 @@ class Session:
         except (ValueError, OverflowError):
             raise NoSession("unpackable") from None  # JSON that msgpack cannot say: huge integers
         try:
-            await self._socket.send(frame)
-            answer = await self._receive()
+            async with asyncio.timeout(OPENED_S):
+                await self._socket.send(frame)
+                answer = await self._receive()
+        except TimeoutError:
+            raise NoSession("open_timeout") from None
         except TandemError as error:
             raise NoSession(error.code or "broken") from None
         except ConnectionClosed:

@@ -8,31 +8,12 @@ the target then goes on alone, with the same answer (operations.md, fault 46).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Sequence
 
-from backends.engine.protocol import Job, Output
+from backends.engine.protocol import Job
+from backends.speculative.seams import Engine, Running
 from backends.speculative.session import Draft
 from gateway.core.errors import TandemError
-
-
-class Running(Protocol):
-    """A sequence of the engine, as a session uses it. Closing it frees its cells."""
-
-    def __aiter__(self) -> AsyncIterator[Output]: ...
-
-    def draft(self, epoch: int, base: int, tokens: Sequence[int]) -> None: ...
-
-    def sync(self, epoch: int, base: int, tokens: Sequence[int]) -> None: ...
-
-    async def aclose(self) -> None: ...
-
-
-class Engine(Protocol):
-    """A worker that runs sequences."""
-
-    async def submit(self, job: Job) -> Running:
-        """Raises a TandemError if the worker cannot take it."""
 
 
 class Drafter:

@@ -12,12 +12,9 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
 
-from backends.engine.prompts import Vocabulary
-from backends.engine.protocol import MAX_DRAFT, Job, Output, Ready, Role
-from backends.speculative.draft import Engine, Running
+from backends.engine.protocol import MAX_DRAFT, Job, Output
+from backends.speculative.seams import Channel, Ended, Gone, Running, Target
 from backends.speculative.session import (
     VERSION,
     Cancel,
@@ -26,7 +23,6 @@ from backends.speculative.session import (
     Failure,
     Fingerprint,
     MalformedMessage,
-    Message,
     Open,
     Opened,
     Stale,
@@ -41,66 +37,11 @@ from gateway.core.errors import (
     UpstreamError,
 )
 from gateway.core.exchange import Caller
-from gateway.core.routing import Upstream
 
 OPEN_S = 10.0
 """A socket that has said nothing by then is closed."""
-
-
-class VerifyEngine(Engine, Protocol):
-    @property
-    def ready(self) -> Ready | None: ...
-
-
-class Target(Protocol):
-    """A local model that can be asked for a target-role sequence: LlamaCppBackend."""
-
-    @property
-    def upstream(self) -> Upstream: ...
-
-    @property
-    def engine(self) -> VerifyEngine: ...
-
-    @property
-    def vocabulary(self) -> Vocabulary | None: ...
-
-    async def prompt(self, request: ChatRequest) -> tuple[int, ...]:
-        """The prompt's ids. Raises RequestError for what the model cannot read."""
-
-    def job(self, request: ChatRequest, prompt: tuple[int, ...], *, tenant: str, role: Role) -> Job:
-        """What HTTP would submit for this request, but for the role."""
-
-
-class Gone(Exception):
-    """The other side has closed the socket."""
-
-
-class Channel(Protocol):
-    """A session's socket, whatever carries it."""
-
-    async def receive(self) -> Message:
-        """The next message. Raises Gone, and MalformedMessage for what is none."""
-
-    async def send(self, message: Message) -> None:
-        """Raises Gone."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    """What became of a session, for the record: no prompt, no text, no key.
-
-    `outcome` is ok, cancelled, or the code of the failure.
-    """
-
-    session: str
-    caller: Caller
-    model: str
-    outcome: str
-    usage: Usage
-    rounds: int
-    drafted: int
-    accepted: int
-    seconds: float
+MOST_DRAFTS = 64
+"""Drafts handed on between two passes: nobody's flood may pile up before the worker."""
 
 
 class VerifySession:
@@ -129,6 +70,7 @@ class VerifySession:
         self._epoch = 0
         self._position = 0
         self._takes_drafts = False
+        self._since_pass = 0
         self._rounds = self._drafted = self._accepted = 0
 
     async def run(self) -> Ended:
@@ -229,6 +171,7 @@ class VerifySession:
         raise EngineFailed("The target's engine ended without finishing.")
 
     def _note(self, output: Output) -> None:
+        self._since_pass = 0
         self._rounds += bool(output.tokens)
         self._drafted += output.drafted
         self._accepted += output.accepted
@@ -252,8 +195,10 @@ class VerifySession:
                     raise MalformedMessage(f"{message.type!r} came out of turn.")
 
     async def _draft(self, draft: Draft) -> None:
-        of_no_use = self._running is None or not self._takes_drafts or draft.epoch < self._epoch
+        of_no_use = not self._takes_drafts or draft.epoch < self._epoch
+        of_no_use = of_no_use or self._since_pass >= MOST_DRAFTS
         if self._running is not None and not of_no_use:
+            self._since_pass += 1
             # Also when it lies behind the target: there it may still show that the drafter took a
             # wrong turn, and what follows from it need not be verified.
             self._running.draft(draft.epoch, draft.base_pos, draft.tokens)

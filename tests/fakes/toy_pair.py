@@ -42,6 +42,7 @@ class ToySequence:
         self.inbox = Inbox(128)
         self.lead = Lead(128)
         self.closed = False
+        self.drafts_heard = 0
         self.hold: asyncio.Event | None = None
         self.fail_at: tuple[int, TandemError] | None = None
         self._sentence = sentence
@@ -66,6 +67,7 @@ class ToySequence:
         return self._verify() if self.job.role == "target" else await self._propose()
 
     def draft(self, epoch: int, base: int, tokens: Sequence[int]) -> None:
+        self.drafts_heard += 1
         self.inbox.put(epoch, base, tokens, self._said)
 
     def sync(self, epoch: int, base: int, tokens: Sequence[int]) -> None:

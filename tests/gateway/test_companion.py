@@ -13,8 +13,8 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosedOK, InvalidStatus
 
+from backends.speculative.seams import Ended
 from backends.speculative.session import PATH, Open
-from backends.speculative.verify import Ended
 from gateway.companion import CompanionEndpoint, read_open, resolver
 from gateway.core.chat import Endpoint, Feature, Sampling
 from gateway.core.errors import AuthenticationFailed, Forbidden, NotFound

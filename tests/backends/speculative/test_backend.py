@@ -18,8 +18,8 @@ from backends.openai import OpenAIBackend, OpenAIOptions
 from backends.speculative.backend import REST_S, SpeculativeBackend, SpeculativeOptions
 from backends.speculative.client import session_url
 from backends.speculative.controller import PROBE_TOKENS, Estimates, Span
+from backends.speculative.seams import Ended
 from backends.speculative.session import Commit, Failure, Opened, pack
-from backends.speculative.verify import Ended
 from gateway.companion import CompanionEndpoint, resolver
 from gateway.core.chat import ChatRequest, Feature
 from gateway.core.errors import AuthenticationFailed, EngineFailed, LocalUnavailable, UpstreamBroken
@@ -68,6 +68,7 @@ def backend(
     zone: Zone = Zone.MACHINE,
     key: str = KEY,
     clock: Callable[[], float] = time.monotonic,
+    timeouts: Mapping[str, float] | None = None,
     **options: Any,
 ) -> SpeculativeBackend:
     target = OpenAIBackend(
@@ -78,6 +79,7 @@ def backend(
             base_url=base_url,
             api_key=SecretStr(key),
             model="toy",
+            timeouts=dict(timeouts or {}),  # type: ignore[arg-type]
             price={"input": 1, "output": 2},  # type: ignore[arg-type]
         ),
         Resources(),
@@ -372,6 +374,31 @@ def test_a_session_that_breaks_before_a_byte_falls_back() -> None:
             shown = True
             with pytest.raises(UpstreamBroken, match="engine_failed"):
                 await answer(pair, stream=True)
+            await pair._target.aclose()
+
+    asyncio.run(scenario())
+
+
+def test_a_companion_that_hangs() -> None:
+    """A socket that is accepted and never answered costs the time for a first content, no more."""
+
+    async def scenario() -> None:
+        async def hanging(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "http":
+                head = [(b"content-type", b"text/event-stream")]
+                await send({"type": "http.response.start", "status": 200, "headers": head})
+                body = chunk("plain") + finish() + DONE
+                await send({"type": "http.response.body", "body": body})
+                return
+            await send({"type": "websocket.accept"})
+            while (await receive())["type"] != "websocket.disconnect":
+                pass
+
+        async with serving(hanging) as base_url:
+            pair = backend(base_url, ToyModel("draft"), timeouts={"first_content": 0.2})
+            events = await answer(pair, stream=True)
+            assert text_of(events) == "plain"
+            assert report_of(events).strategy == "stream;upstream_timeout"
             await pair._target.aclose()
 
     asyncio.run(scenario())

@@ -6,8 +6,11 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from backends.engine.protocol import MAX_DRAFT
+from backends.speculative.seams import Ended, Gone
 from backends.speculative.session import (
     Cancel,
     Commit,
@@ -20,7 +23,7 @@ from backends.speculative.session import (
     Opened,
     Stale,
 )
-from backends.speculative.verify import Ended, Gone, VerifySession
+from backends.speculative.verify import MOST_DRAFTS, VerifySession
 from gateway.core.chat import ChatRequest, Endpoint, Feature, Sampling
 from gateway.core.errors import ContextExceeded, EngineFailed, NotFound, Overloaded
 from gateway.core.exchange import Caller
@@ -150,6 +153,50 @@ def _tokens(wire: Wire) -> list[int]:
         assert commit.base_pos == len(tokens), "a position was skipped or said twice"
         tokens += commit.tokens
     return tokens
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(
+        st.builds(
+            Draft,
+            epoch=st.integers(0, 3),
+            base_pos=st.integers(0, len(SENTENCE) + 3),
+            tokens=st.one_of(
+                st.lists(st.sampled_from([*SENTENCE.encode(), END]), min_size=1, max_size=9),
+                st.integers(0, len(SENTENCE) - 1).map(lambda at: list(SENTENCE[at:].encode())[:9]),
+            ).map(tuple),
+        ),
+        max_size=30,
+    )
+)
+def test_no_draft_stream_changes_a_token(drafts: list[Draft]) -> None:
+    """Nor do drafts that nobody would think of."""
+    wire = Wire(OPENING, *drafts)
+    run(wire, ToyModel("toy", SENTENCE))
+    assert _tokens(wire) == [*SENTENCE.encode(), END]
+
+
+def test_a_flood_is_not_handed_on() -> None:
+    """However many drafts come between two passes, the worker gets a bounded number."""
+    flood = [Draft(epoch=0, base_pos=at % 8, tokens=(127,)) for at in range(MOST_DRAFTS + 20)]
+    wire, target = Wire(OPENING), ToyModel("toy", SENTENCE)
+
+    async def scenario() -> None:
+        gate = target.engine.hold = asyncio.Event()
+        running = asyncio.create_task(session(wire, target).run())
+        await until(lambda: bool(target.engine.sequences) and bool(wire.sent))
+        for draft in flood:
+            wire.inbound.put_nowait(draft)
+        await until(
+            lambda: wire.sent.count(Stale(epoch=0, base_pos=0)) > 0 and wire.inbound.empty()
+        )
+        gate.set()
+        await running
+
+    asyncio.run(scenario())
+    assert target.engine.sequences[0].drafts_heard == MOST_DRAFTS
+    assert wire.text == SENTENCE
 
 
 def test_good_drafts_save_passes() -> None:

@@ -1,0 +1,89 @@
+"""What a session needs of the engines and the socket around it, and nothing else of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from backends.engine.prompts import Vocabulary
+from backends.engine.protocol import Job, Output, Ready, Role
+from backends.speculative.session import Message
+from gateway.core.chat import ChatRequest, Usage
+from gateway.core.exchange import Caller
+from gateway.core.routing import Upstream
+
+
+class Running(Protocol):
+    """A sequence of the engine, as a session uses it. Closing it frees its cells."""
+
+    def __aiter__(self) -> AsyncIterator[Output]: ...
+
+    def draft(self, epoch: int, base: int, tokens: Sequence[int]) -> None: ...
+
+    def sync(self, epoch: int, base: int, tokens: Sequence[int]) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+class Engine(Protocol):
+    """A worker that runs sequences."""
+
+    async def submit(self, job: Job) -> Running:
+        """Raises a TandemError if the worker cannot take it."""
+
+
+class VerifyEngine(Engine, Protocol):
+    @property
+    def ready(self) -> Ready | None: ...
+
+
+class Target(Protocol):
+    """A local model that can be asked for a target-role sequence: LlamaCppBackend."""
+
+    @property
+    def upstream(self) -> Upstream: ...
+
+    @property
+    def engine(self) -> VerifyEngine: ...
+
+    @property
+    def vocabulary(self) -> Vocabulary | None: ...
+
+    async def prompt(self, request: ChatRequest) -> tuple[int, ...]:
+        """The prompt's ids. Raises RequestError for what the model cannot read."""
+
+    def job(self, request: ChatRequest, prompt: tuple[int, ...], *, tenant: str, role: Role) -> Job:
+        """What HTTP would submit for this request, but for the role."""
+
+
+class Gone(Exception):
+    """The other side has closed the socket."""
+
+
+class Channel(Protocol):
+    """A session's socket, whatever carries it."""
+
+    async def receive(self) -> Message:
+        """The next message. Raises Gone, and MalformedMessage for what is none."""
+
+    async def send(self, message: Message) -> None:
+        """Raises Gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """What became of a session, for the record: no prompt, no text, no key.
+
+    `outcome` is ok, cancelled, or the code of the failure.
+    """
+
+    session: str
+    caller: Caller
+    model: str
+    outcome: str
+    usage: Usage
+    rounds: int
+    drafted: int
+    accepted: int
+    seconds: float
