@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError
+from jinja2 import Template, TemplateError
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -27,6 +27,16 @@ from backends.engine.protocol import Wire, encode, receive
 
 HEADROOM = 512 * 1024 * 1024
 """Bytes that a request may use beyond what the loaded vocabulary takes."""
+
+
+_TEMPLATE_FAULTS = (
+    TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+)
 
 
 class Refused(Exception):
@@ -43,17 +53,21 @@ def _tojson(value: Any, indent: int | None = None, **_: Any) -> str:
     return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
+def _strftime_now(format: str) -> str:
+    return datetime.now().strftime(format)
+
+
 class Preparer:
     """A vocabulary and its chat template."""
 
     def __init__(self, model: native.Model) -> None:
         self._model = model
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.filters["tojson"] = _tojson
-        environment.globals["raise_exception"] = _raise
-        environment.globals["strftime_now"] = lambda format: datetime.now().strftime(format)
-        source = model.chat_template
-        self._template = environment.from_string(source) if source else None
+        self._source = model.chat_template
+        self._environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        self._environment.filters["tojson"] = _tojson
+        self._environment.globals["raise_exception"] = _raise
+        self._environment.globals["strftime_now"] = _strftime_now
+        self._template: Template | None = None
         self._bos = self._text(model.bos)
         self._eos = self._text(model.eos)
 
@@ -70,7 +84,7 @@ class Preparer:
         digest = hashlib.sha256()
         for piece in self._model.pieces(special=True):
             digest.update(len(piece).to_bytes(4, "little") + piece)
-        template = self._model.chat_template.encode()
+        template = self._source.encode()
         return {
             "tokenizer_sha": digest.hexdigest(),
             "template_sha": hashlib.sha256(template).hexdigest() if template else "",
@@ -91,10 +105,13 @@ class Preparer:
         return self._tokenize(text, special=special)
 
     def _render(self, messages: list[dict[str, Any]]) -> str:
-        if self._template is None:
+        if not self._source:
             turns = [f"{m.get('role', '')}: {m.get('content', '')}\n" for m in messages]
             return "".join(turns) + "assistant:"
         try:
+            # Not at start: Jinja computes constants when it compiles, so that needs the limits too.
+            if self._template is None:
+                self._template = self._environment.from_string(self._source)
             return self._template.render(
                 messages=messages,
                 add_generation_prompt=True,
@@ -103,7 +120,7 @@ class Preparer:
             )
         except SecurityError:
             raise Refused("the model's chat template does what the sandbox forbids") from None
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        except _TEMPLATE_FAULTS as error:
             kind = type(error).__name__
             raise Refused(
                 f"the model's chat template fails on this conversation ({kind})"
@@ -174,10 +191,6 @@ def serve(connection: socket.socket, path: Path) -> None:
         preparer = Preparer(native.Model(path, vocab_only=True))
     except native.LoadFailed as error:
         connection.sendall(encode({"op": "fatal", "detail": str(error)}))
-        return
-    except TemplateError as error:
-        detail = f"the chat template of {path.name} is not valid: {error}"
-        connection.sendall(encode({"op": "fatal", "detail": detail}))
         return
     _limit_memory()
     while (request := receive(connection)) is not None:

@@ -101,8 +101,11 @@ class Prompts:
             child = self._child
             assert child is not None
             try:
+                child.write(request)
+            except FrameError:
+                raise InvalidRequest("the prompt is too large", param=param) from None
+            try:
                 async with asyncio.timeout(self._limit_s):
-                    child.write(request)
                     reply = await child.read()
             except TimeoutError:
                 await self._drop(child)
