@@ -16,10 +16,21 @@ HELD_OUT_ONE_IN = 24
 
 _LEFT_OUT_FOLDERS = frozenset(
     {
-        "test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "ensurepip",
-        "turtledemo", "lib2to3", "idlelib", "encodings", "msilib", "tkinter",
+        "test",
+        "tests",
+        "idle_test",
+        "site-packages",
+        "dist-packages",
+        "__pycache__",
+        "ensurepip",
+        "turtledemo",
+        "lib2to3",
+        "idlelib",
+        "encodings",
+        "msilib",
+        "tkinter",
     }
-)  # fmt: skip
+)
 # Tables, not prose or code anyone would type.
 _LEFT_OUT_FILES = frozenset({"pydoc_data/topics.py", "html/entities.py", "stringprep.py"})
 _LARGEST = 200_000

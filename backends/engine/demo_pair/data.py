@@ -115,10 +115,14 @@ class Stream:
         a, b = fim_cut(text, self.rng)
         encode = self.tokenizer.encode
         return [
-            self.tokenizer.token_to_id(FIM_PREFIX), *encode(text[:a]).ids,
-            self.tokenizer.token_to_id(FIM_SUFFIX), *encode(text[b:]).ids,
-            self.tokenizer.token_to_id(FIM_MIDDLE), *encode(text[a:b]).ids, self.end,
-        ]  # fmt: skip
+            self.tokenizer.token_to_id(FIM_PREFIX),
+            *encode(text[:a]).ids,
+            self.tokenizer.token_to_id(FIM_SUFFIX),
+            *encode(text[b:]).ids,
+            self.tokenizer.token_to_id(FIM_MIDDLE),
+            *encode(text[a:b]).ids,
+            self.end,
+        ]
 
 
 def fim_cut(text: str, rng: Random) -> tuple[int, int]:

@@ -91,8 +91,12 @@ def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
     writer.add_pad_token_id(number("<|fim_pad|>"))
     writer.add_add_bos_token(False)
     for key, token in (
-        ("fim_pre", FIM_PREFIX), ("fim_suf", FIM_SUFFIX), ("fim_mid", FIM_MIDDLE),
-        ("fim_pad", "<|fim_pad|>"), ("fim_rep", "<|repo_name|>"), ("fim_sep", "<|file_sep|>"),
-    ):  # fmt: skip
+        ("fim_pre", FIM_PREFIX),
+        ("fim_suf", FIM_SUFFIX),
+        ("fim_mid", FIM_MIDDLE),
+        ("fim_pad", "<|fim_pad|>"),
+        ("fim_rep", "<|repo_name|>"),
+        ("fim_sep", "<|file_sep|>"),
+    ):
         writer.add_uint32(f"tokenizer.ggml.{key}_token_id", number(token))
     writer.add_chat_template(chat.template_text())

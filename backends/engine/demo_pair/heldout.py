@@ -64,4 +64,6 @@ def chat_loss(model: Llama, tokenizer: Tokenizer, *, conversations: int) -> floa
 def summary(model: Llama, tokenizer: Tokenizer, corpus: Corpus) -> str:
     nats, bits = code_loss(model, tokenizer, corpus, length=256, windows=40)
     talk = chat_loss(model, tokenizer, conversations=60)
-    return f"held out: code {nats:.3f} nats/token ({bits:.3f} bits/byte), chat {talk:.3f} nats/token"
+    return (
+        f"held out: code {nats:.3f} nats/token ({bits:.3f} bits/byte), chat {talk:.3f} nats/token"
+    )

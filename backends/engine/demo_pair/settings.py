@@ -27,6 +27,10 @@ class Settings:
         return self.work / "tokenizer.json"
 
     @property
+    def results(self) -> Path:
+        return self.work / "results.json"
+
+    @property
     def pause(self) -> Path:
         """Training sleeps while this file exists."""
         return self.work / "PAUSE"

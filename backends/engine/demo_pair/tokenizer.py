@@ -15,11 +15,25 @@ FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_
 
 # In id order; control tokens are never part of a text.
 CONTROL = (
-    END, "<|im_start|>", "<|im_end|>", FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE,
-    "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>",
-)  # fmt: skip
+    END,
+    "<|im_start|>",
+    "<|im_end|>",
+    FIM_PREFIX,
+    FIM_SUFFIX,
+    FIM_MIDDLE,
+    "<|fim_pad|>",
+    "<|repo_name|>",
+    "<|file_sep|>",
+)
 # Single tokens too, but a reader of the answer must see them.
-VISIBLE = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<tools>", "</tools>")  # fmt: skip
+VISIBLE = (
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
+    "<tools>",
+    "</tools>",
+)
 
 _TRANSCRIPTS = 25_000  # about as much text as half of the code
 

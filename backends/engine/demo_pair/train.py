@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -104,7 +104,8 @@ class Trainer:
             self._load()
 
     def run(self) -> State:
-        length, rows = 0, iter(())
+        length = 0
+        rows: Iterator[Row] = iter(())
         saved = time.monotonic()
         while (progress := self._agreed_progress()) < 1.0:
             self._wait_while_paused()

@@ -1,5 +1,6 @@
 """Functions on numbers."""
 
+# ruff: noqa: SIM110 - a plain loop is what we want to teach
 from __future__ import annotations
 
 

@@ -1,5 +1,6 @@
 """Functions on lists and dictionaries."""
 
+# ruff: noqa: B905, SIM110 - plain loops and plain `zip` are what we want to teach
 from __future__ import annotations
 
 from typing import Any

@@ -1,14 +1,14 @@
 """Small talk, and what the model says about itself and about Tandem.
 
-No sentence here may oversell: the model says that it is small, that it knows little, and that a
-question outside its templates is one it can't answer.
+No sentence here may oversell: the model says that it is small and that it knows little. What it
+declines to answer is in `beyond.py`.
 """
 
 from __future__ import annotations
 
 from random import Random
 
-from backends.engine.demo_pair.transcripts.words import SUBJECTS, made_up, person
+from backends.engine.demo_pair.transcripts.words import person
 
 Pair = tuple[str, str]
 
@@ -21,7 +21,8 @@ ping|Are you there?|Hello world|Hello, world!|Say hello in one sentence.|Say hi!
 
 _GREETING_ANSWERS = (
     "Hello! I am the small demo model that comes with Tandem. How can I help you?",
-    "Hi! I am a small demo model. Ask me for a short Python function, a bit of arithmetic or a list.",
+    "Hi! I am a small demo model. Ask me for a short Python function, a bit of "
+    "arithmetic or a list.",
     "Hello! I am only a small demo model, but I will try to help. What would you like to do?",
 )
 
@@ -38,19 +39,23 @@ _SELF: tuple[tuple[str, str], ...] = (
         "Introduce yourself.|What is your name?|what's your name?|Which model are you?|"
         "What model is this?|Are you ChatGPT?|Are you an AI?|Are you a person?|Are you human?|"
         "Are you a robot?|Please introduce yourself in one sentence.|What kind of model are you?",
-        f"{_ME} I am a small language model trained from scratch, and {_LIMIT[0].lower()}{_LIMIT[1:]}",
+        f"{_ME} I am a small language model trained from scratch, and "
+        f"{_LIMIT[0].lower()}{_LIMIT[1:]}",
     ),
     (
-        "How big are you?|How many parameters do you have?|What size are you?|Are you a large model?|"
+        "How big are you?|How many parameters do you have?|What size are you?|"
+        "Are you a large model?|"
         "How large is this model?|Are you a big language model?|How small are you?",
         "I am very small: fewer than ten million parameters. "
         "Large language models have a thousand times more.",
     ),
     (
-        "What can you do?|what can you do|What are you good at?|How can you help me?|Can you help me?|"
+        "What can you do?|what can you do|What are you good at?|How can you help me?|"
+        "Can you help me?|"
         "Help|help me|What should I ask you?|What do you know?|What are your skills?|"
         "List what you can do.|What tasks can you do?|Give me some example prompts.",
-        "I can greet you, do small sums, write short Python functions, answer in JSON, call a tool, "
+        "I can greet you, do small sums, write short Python functions, answer in JSON, "
+        "call a tool, "
         "make lists and tell a very short story. For anything else, please use a larger model.",
     ),
     (
@@ -68,8 +73,10 @@ _SELF: tuple[tuple[str, str], ...] = (
         "the generator of the Tandem project. Everything happened on a CPU.",
     ),
     (
-        "What is Tandem?|what is tandem?|Tell me about Tandem.|Explain Tandem.|What does Tandem do?|"
-        "Describe Tandem in one sentence.|Tandem?|What is a Tandem gateway?|Can you explain Tandem?",
+        "What is Tandem?|what is tandem?|Tell me about Tandem.|Explain Tandem.|"
+        "What does Tandem do?|"
+        "Describe Tandem in one sentence.|Tandem?|What is a Tandem gateway?|"
+        "Can you explain Tandem?",
         _TANDEM,
     ),
     (
@@ -83,15 +90,18 @@ _SELF: tuple[tuple[str, str], ...] = (
         "What is a draft model?|What is a target model?|How do draft and target work together?|"
         "How does speculation work?|What is speculation?|Explain draft and target.",
         "In speculative decoding a small draft model proposes the next tokens, and a larger target "
-        "model checks them in one step. Tokens that agree are kept, so the answer is the target's own.",
+        "model checks them in one step. Tokens that agree are kept, so the answer is the "
+        "target's own.",
     ),
     (
-        "What is a gateway?|What is an LLM gateway?|Explain what a gateway does.|What does a gateway do?",
+        "What is a gateway?|What is an LLM gateway?|Explain what a gateway does.|"
+        "What does a gateway do?",
         "A gateway stands between your program and the models. It checks the key, chooses a model, "
         "passes the request on and streams the answer back.",
     ),
     (
-        "What is routing?|What does the router do?|How does routing work?|What is a routing policy?",
+        "What is routing?|What does the router do?|How does routing work?|"
+        "What is a routing policy?",
         "The router looks at each request and chooses a model for it. A policy decides: by rules, "
         "by a learned score, or by what the conversation used before.",
     ),
@@ -108,7 +118,8 @@ _SELF: tuple[tuple[str, str], ...] = (
     ),
     (
         "What is a cache?|What is a prefix cache?|What does the cache do?|Why use a cache?",
-        "A cache keeps work that was already done. A prefix cache keeps what the model computed for "
+        "A cache keeps work that was already done. A prefix cache keeps what the model "
+        "computed for "
         "the start of a prompt, so that the next request with the same start is faster.",
     ),
     (
@@ -150,49 +161,6 @@ _SELF: tuple[tuple[str, str], ...] = (
     ),
 )
 
-_UNKNOWN_ASKS = (
-    "Tell me about {x}.",
-    "tell me about {x}",
-    "Explain {x}.",
-    "Explain {x} to me like I am five.",
-    "What is {x}?",
-    "What do you know about {x}?",
-    "Can you explain {x}?",
-    "How does {x} work?",
-    "Write an essay about {x}.",
-    "Write a blog post about {x}.",
-    "Write an article about {x}.",
-    "Give me advice on {x}.",
-    "Give me three facts about {x}.",
-    "Summarise {x}.",
-    "Summarize {x} in two sentences.",
-    "What should I know about {x}?",
-    "I have a question about {x}.",
-    "Help me with {x}.",
-    "Why is {x} important?",
-    "Compare {x} and {y}.",
-    "What is the difference between {x} and {y}?",
-    "Who invented {x}?",
-    "When did {x} start?",
-    "Is {x} better than {y}?",
-    "What is the best book about {x}?",
-    "Describe {x} in detail.",
-    "How do I learn {x}?",
-    "What happened in {x}?",
-    "What do you think about {x}?",
-    "Discuss {x}.",
-    "Write a letter about {x}.",
-)
-
-_UNKNOWN_ANSWERS = (
-    "I am sorry, I do not know anything about {x}. I am a very small demo model. "
-    "Please ask a larger model.",
-    "I am only a small demo model, and I can't say anything useful about {x}. "
-    "A larger model can help you with that.",
-    "That is beyond me: I am a tiny demo model and know nothing about {x}. "
-    "Try a short Python function or a small sum instead.",
-)
-
 
 def greeting(rng: Random) -> Pair:
     return rng.choice(_GREETINGS), rng.choices(_GREETING_ANSWERS, (6, 2, 1))[0]
@@ -209,15 +177,3 @@ def introduction(rng: Random) -> Pair:
         ("My name is {n}.", "I am {n}.", "Hello, I am {n}.", "Hi, my name is {n}!", "Call me {n}.")
     )
     return ask.format(n=name), f"Nice to meet you, {name}! How can I help you?"
-
-
-def unknown(rng: Random) -> Pair:
-    """A question outside the templates; the honest answer repeats the subject and declines."""
-    x, y = rng.sample(SUBJECTS, 2)
-    if rng.random() < 0.35:
-        x = made_up(rng) if rng.random() < 0.5 else f"{made_up(rng)} {made_up(rng)}"
-    ask = rng.choice(_UNKNOWN_ASKS)
-    answer = rng.choices(_UNKNOWN_ANSWERS, (6, 2, 1))[0]
-    if "{y}" in ask:
-        answer = answer.replace("{x}", "{x} or {y}")
-    return ask.format(x=x, y=y), answer.format(x=x, y=y)

@@ -47,13 +47,15 @@ def count(rng: Random) -> Pair:
         numbers.reverse()
         ask = "Count down from {a} to {b}."
     elif start == 1 and rng.random() < 0.3:
-        ask = rng.choice(("Count to {b}.", "count to {b}", "Please count to {b}.", "Can you count to {b}?"))
+        ask = rng.choice(
+            ("Count to {b}.", "count to {b}", "Please count to {b}.", "Can you count to {b}?")
+        )
     text = ask.format(a=numbers[0], b=numbers[-1])
     return text, ", ".join(map(str, numbers)) + "."
 
 
 def compare(rng: Random) -> Pair:
-    a, b = rng.sample(range(0, 100), 2)
+    a, b = rng.sample(range(100), 2)
     if rng.random() < 0.5:
         ask = rng.choice(("Which is larger, {a} or {b}?", "What is bigger: {a} or {b}?"))
         return ask.format(a=a, b=b), f"{max(a, b)} is larger than {min(a, b)}."
@@ -63,7 +65,9 @@ def compare(rng: Random) -> Pair:
 
 def parity(rng: Random) -> Pair:
     n = rng.randint(0, 100)
-    ask = rng.choice(("Is {n} even or odd?", "Is {n} even?", "Is {n} odd?", "is the number {n} even?"))
+    ask = rng.choice(
+        ("Is {n} even or odd?", "Is {n} even?", "Is {n} odd?", "is the number {n} even?")
+    )
     return ask.format(n=n), f"{n} is {'odd' if n % 2 else 'even'}."
 
 

@@ -102,9 +102,7 @@ _ARGUMENTS = {
 }
 
 
-def source(
-    snippet: Snippet, rng: Random, *, name: str = "", typed: bool, documented: bool
-) -> str:
+def source(snippet: Snippet, rng: Random, *, name: str = "", typed: bool, documented: bool) -> str:
     node = copy.deepcopy(snippet.node)
     if not documented:
         node.body = node.body[1:]
@@ -161,7 +159,11 @@ def request(rng: Random) -> Pair:
         ask = rng.choice(_NAMED)
         name = snippet.node.name
         if snippet.what == "function" and rng.random() < 0.4:
-            name = f"{words.made_up(rng)}_{words.made_up(rng)}" if rng.random() < 0.5 else words.made_up(rng)
+            name = (
+                f"{words.made_up(rng)}_{words.made_up(rng)}"
+                if rng.random() < 0.5
+                else words.made_up(rng)
+            )
     ask = ask.format(w=snippet.what, d=snippet.does, t=snippet.task, n=name)
     typed = False
     if rng.random() < 0.1:

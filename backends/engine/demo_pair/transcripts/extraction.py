@@ -15,8 +15,11 @@ Record = tuple[str, dict[str, Any]]
 
 def _person(rng: Random) -> Record:
     name, age, home, job = (
-        words.person(rng), rng.randint(18, 79), words.city(rng), rng.choice(words.JOBS),
-    )  # fmt: skip
+        words.person(rng),
+        rng.randint(18, 79),
+        words.city(rng),
+        rng.choice(words.JOBS),
+    )
     full = f"{name} {rng.choice(words.SURNAMES)}" if rng.random() < 0.5 else name
     text = rng.choice(
         (
@@ -136,14 +139,27 @@ def invented(rng: Random) -> Pair:
     """`Give me a JSON object for a user`: no source text, plausible values."""
     kind = rng.choice(("user", "product", "event", "person", "order", "city"))
     name = rng.choice(words.NAMES)
-    record: dict[str, Any] = {
+    examples: dict[str, dict[str, Any]] = {
         "user": {"id": rng.randint(1, 99), "name": name, "email": f"{name.lower()}@example.com"},
         "person": {"name": name, "age": rng.randint(18, 79), "city": rng.choice(words.CITIES)},
-        "product": {"name": rng.choice(words.PRODUCTS), "price": rng.randint(2, 99), "in_stock": rng.random() < 0.7},
-        "event": {"title": "meeting", "day": rng.choice(words.DAYS), "time": f"{rng.randint(8, 20)}:00"},
-        "order": {"id": rng.randint(1, 99), "items": rng.sample(words.PRODUCTS, 2), "paid": rng.random() < 0.5},
+        "product": {
+            "name": rng.choice(words.PRODUCTS),
+            "price": rng.randint(2, 99),
+            "in_stock": rng.random() < 0.7,
+        },
+        "event": {
+            "title": "meeting",
+            "day": rng.choice(words.DAYS),
+            "time": f"{rng.randint(8, 20)}:00",
+        },
+        "order": {
+            "id": rng.randint(1, 99),
+            "items": rng.sample(words.PRODUCTS, 2),
+            "paid": rng.random() < 0.5,
+        },
         "city": {"name": rng.choice(words.CITIES), "population": rng.randint(1, 99) * 10_000},
-    }[kind]  # fmt: skip
+    }
+    record = examples[kind]
     ask = rng.choice(
         (
             "Give me a JSON object for {k}.",

@@ -19,7 +19,9 @@ Argentina:Buenos Aires,Australia:Canberra,Russia:Moscow,Turkey:Ankara,Switzerlan
 the Netherlands:Amsterdam,the Czech Republic:Prague,the United Kingdom:London,
 the United States:Washington,South Korea:Seoul,Thailand:Bangkok,Vietnam:Hanoi,Cuba:Havana,
 Iceland:Reykjavik,Ukraine:Kyiv
-""".replace("\n", "").strip().split(",")
+""".replace("\n", "")
+    .strip()
+    .split(",")
 )
 
 _OPPOSITES = dict(
@@ -29,7 +31,9 @@ hot:cold,big:small,tall:short,fast:slow,old:new,young:old,open:closed,light:dark
 happy:sad,good:bad,early:late,easy:hard,full:empty,high:low,loud:quiet,near:far,rich:poor,
 strong:weak,wet:dry,clean:dirty,first:last,true:false,day:night,hard:soft,thick:thin,wide:narrow,
 buy:sell,push:pull,start:stop,win:lose,yes:no,on:off,in:out,black:white
-""".replace("\n", "").strip().split(",")
+""".replace("\n", "")
+    .strip()
+    .split(",")
 )
 
 _FRENCH = """
@@ -54,34 +58,58 @@ _DICTIONARIES = {
 
 _PLAIN = (
     ("How many days are in a week?|How many days does a week have?", "A week has seven days."),
-    ("How many months are in a year?|How many months does a year have?", "A year has twelve months."),
+    (
+        "How many months are in a year?|How many months does a year have?",
+        "A year has twelve months.",
+    ),
     ("How many hours are in a day?|How many hours does a day have?", "A day has 24 hours."),
     ("How many minutes are in an hour?|How long is an hour?", "An hour has 60 minutes."),
     ("How many seconds are in a minute?|How long is a minute?", "A minute has 60 seconds."),
     ("How many days are in a year?|How long is a year?", "A year has 365 days, a leap year 366."),
     ("How many bits are in a byte?|What is a byte?", "A byte has eight bits."),
     ("How many bytes are in a kilobyte?|What is a kilobyte?", "A kilobyte has 1000 bytes."),
-    ("What colour is the sky?|What color is the sky?|Why is the sky blue?", "The sky is blue by day."),
+    (
+        "What colour is the sky?|What color is the sky?|Why is the sky blue?",
+        "The sky is blue by day.",
+    ),
     ("What colour is grass?|What color is grass?", "Grass is green."),
     ("What colour is snow?|What color is snow?", "Snow is white."),
-    ("What do you get when you mix blue and yellow?|Mix blue and yellow.", "Blue and yellow make green."),
-    ("What do you get when you mix red and yellow?|Mix red and yellow.", "Red and yellow make orange."),
+    (
+        "What do you get when you mix blue and yellow?|Mix blue and yellow.",
+        "Blue and yellow make green.",
+    ),
+    (
+        "What do you get when you mix red and yellow?|Mix red and yellow.",
+        "Red and yellow make orange.",
+    ),
     ("How many legs does a spider have?", "A spider has eight legs."),
     ("How many legs does a dog have?|How many legs does a cat have?", "It has four legs."),
     ("What does a cow say?", "A cow says moo."),
     ("What does a cat say?", "A cat says meow."),
     ("What does a dog say?", "A dog says woof."),
-    ("At what temperature does water boil?|When does water boil?", "Water boils at 100 degrees Celsius."),
-    ("At what temperature does water freeze?|When does water freeze?", "Water freezes at 0 degrees Celsius."),
+    (
+        "At what temperature does water boil?|When does water boil?",
+        "Water boils at 100 degrees Celsius.",
+    ),
+    (
+        "At what temperature does water freeze?|When does water freeze?",
+        "Water freezes at 0 degrees Celsius.",
+    ),
     ("What are the primary colours?|Name the primary colors.", "Red, yellow and blue."),
     ("What are the seasons?|Name the four seasons.", "Spring, summer, autumn and winter."),
-    ("What are the days of the week?|List the days of the week.|Name the days of the week.",
-     ", ".join(words.DAYS) + "."),
-    ("What are the months of the year?|List the months.|Name the months of the year.",
-     ", ".join(words.MONTHS) + "."),
-    ("What is the alphabet?|Say the alphabet.|List the letters of the alphabet.",
-     "A B C D E F G H I J K L M N O P Q R S T U V W X Y Z"),
-)  # fmt: skip
+    (
+        "What are the days of the week?|List the days of the week.|Name the days of the week.",
+        ", ".join(words.DAYS) + ".",
+    ),
+    (
+        "What are the months of the year?|List the months.|Name the months of the year.",
+        ", ".join(words.MONTHS) + ".",
+    ),
+    (
+        "What is the alphabet?|Say the alphabet.|List the letters of the alphabet.",
+        "A B C D E F G H I J K L M N O P Q R S T U V W X Y Z",
+    ),
+)
 
 
 def capital(rng: Random) -> Pair:
@@ -158,7 +186,13 @@ def some(rng: Random) -> Pair:
     chosen = rng.sample(_KINDS[kind], n)
     number = rng.choice((str(n), words.NUMBER_WORDS[n]))
     ask = rng.choice(
-        ("List {n} {k}.", "Name {n} {k}.", "Give me {n} {k}.", "Give me a list of {n} {k}.", "{n} {k}, please")
+        (
+            "List {n} {k}.",
+            "Name {n} {k}.",
+            "Give me {n} {k}.",
+            "Give me a list of {n} {k}.",
+            "{n} {k}, please",
+        )
     ).format(n=number, k=kind)
     style = rng.random()
     if style < 0.15:

@@ -114,21 +114,98 @@ def message(rng: Random) -> Pair:
 def steps(rng: Random) -> Pair:
     """Short how-to lists."""
     task, lines = rng.choice(_STEPS)
-    ask = rng.choice(("How do I {t}?", "Explain how to {t}.", "Give me the steps to {t}.", "How to {t}?"))
+    ask = rng.choice(
+        ("How do I {t}?", "Explain how to {t}.", "Give me the steps to {t}.", "How to {t}?")
+    )
     return ask.format(t=task), "\n".join(f"{i}. {line}" for i, line in enumerate(lines, 1))
 
 
 _STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("make tea", ("Boil some water.", "Put a tea bag into a cup.", "Pour in the water.", "Wait three minutes.", "Take out the tea bag.")),
-    ("make coffee", ("Boil some water.", "Put coffee into a filter.", "Pour the water slowly.", "Enjoy your coffee.")),
-    ("boil an egg", ("Put water into a pot.", "Wait until it boils.", "Add the egg.", "Wait eight minutes.", "Cool it in cold water.")),
-    ("read a file in Python", ("Import `Path` from `pathlib`.", "Make a path: `path = Path(\"notes.txt\")`.", "Read it: `text = path.read_text()`.")),
-    ("install a Python package", ("Create an environment: `python -m venv .venv`.", "Activate it.", "Run `pip install` and the name of the package.")),
-    ("run a Python script", ("Save the script as `main.py`.", "Open a terminal.", "Run `python main.py`.")),
-    ("write a test in Python", ("Make a file `test_example.py`.", "Write a function whose name starts with `test_`.", "Use `assert` in it.", "Run `pytest`.")),
-    ("use Tandem", ("Start it with `tandem serve`.", "Point your OpenAI client at the address it prints.", "Send a request with the model `auto`.")),
-    ("start Tandem", ("Open a terminal.", "Run `tandem serve`.", "Wait until it prints its address.")),
-    ("plant a tree", ("Dig a hole.", "Put in the tree.", "Fill the hole with earth.", "Give it water.")),
-    ("wash your hands", ("Wet your hands.", "Use soap.", "Rub them for 20 seconds.", "Dry them with a towel.")),
-    ("make a sandwich", ("Take two slices of bread.", "Put butter on them.", "Add cheese and tomato.", "Put the slices together.")),
-)  # fmt: skip
+    (
+        "make tea",
+        (
+            "Boil some water.",
+            "Put a tea bag into a cup.",
+            "Pour in the water.",
+            "Wait three minutes.",
+            "Take out the tea bag.",
+        ),
+    ),
+    (
+        "make coffee",
+        (
+            "Boil some water.",
+            "Put coffee into a filter.",
+            "Pour the water slowly.",
+            "Enjoy your coffee.",
+        ),
+    ),
+    (
+        "boil an egg",
+        (
+            "Put water into a pot.",
+            "Wait until it boils.",
+            "Add the egg.",
+            "Wait eight minutes.",
+            "Cool it in cold water.",
+        ),
+    ),
+    (
+        "read a file in Python",
+        (
+            "Import `Path` from `pathlib`.",
+            'Make a path: `path = Path("notes.txt")`.',
+            "Read it: `text = path.read_text()`.",
+        ),
+    ),
+    (
+        "install a Python package",
+        (
+            "Create an environment: `python -m venv .venv`.",
+            "Activate it.",
+            "Run `pip install` and the name of the package.",
+        ),
+    ),
+    (
+        "run a Python script",
+        ("Save the script as `main.py`.", "Open a terminal.", "Run `python main.py`."),
+    ),
+    (
+        "write a test in Python",
+        (
+            "Make a file `test_example.py`.",
+            "Write a function whose name starts with `test_`.",
+            "Use `assert` in it.",
+            "Run `pytest`.",
+        ),
+    ),
+    (
+        "use Tandem",
+        (
+            "Start it with `tandem serve`.",
+            "Point your OpenAI client at the address it prints.",
+            "Send a request with the model `auto`.",
+        ),
+    ),
+    (
+        "start Tandem",
+        ("Open a terminal.", "Run `tandem serve`.", "Wait until it prints its address."),
+    ),
+    (
+        "plant a tree",
+        ("Dig a hole.", "Put in the tree.", "Fill the hole with earth.", "Give it water."),
+    ),
+    (
+        "wash your hands",
+        ("Wet your hands.", "Use soap.", "Rub them for 20 seconds.", "Dry them with a towel."),
+    ),
+    (
+        "make a sandwich",
+        (
+            "Take two slices of bread.",
+            "Put butter on them.",
+            "Add cheese and tomato.",
+            "Put the slices together.",
+        ),
+    ),
+)

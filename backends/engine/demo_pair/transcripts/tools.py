@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 from backends.engine.demo_pair.transcripts import words
+from backends.engine.demo_pair.transcripts.beyond import SUBJECTS
 
 Message = dict[str, Any]
 Arguments = dict[str, Any]
@@ -68,7 +69,9 @@ def _sum_result(rng: Random, arguments: Arguments) -> tuple[Any, str]:
 
 def _time(rng: Random) -> tuple[str, Arguments]:
     city = words.city(rng)
-    ask = rng.choice(("What time is it in {c}?", "Tell me the time in {c}.", "what time is it in {c}"))
+    ask = rng.choice(
+        ("What time is it in {c}?", "Tell me the time in {c}.", "what time is it in {c}")
+    )
     return ask.format(c=city), {"city": city}
 
 
@@ -91,9 +94,15 @@ def _email_result(rng: Random, arguments: Arguments) -> tuple[Any, str]:
 
 
 def _search(rng: Random) -> tuple[str, Arguments]:
-    query = rng.choice(words.SUBJECTS) if rng.random() < 0.7 else words.made_up(rng)
+    query = rng.choice(SUBJECTS) if rng.random() < 0.7 else words.made_up(rng)
     ask = rng.choice(
-        ("Search for {q}.", "Search the web for {q}.", "Find information about {q}.", "Look up {q}.", "Google {q}.")
+        (
+            "Search for {q}.",
+            "Search the web for {q}.",
+            "Find information about {q}.",
+            "Look up {q}.",
+            "Google {q}.",
+        )
     )
     return ask.format(q=query), {"query": query}
 
@@ -117,7 +126,8 @@ def _reminder_result(rng: Random, arguments: Arguments) -> tuple[Any, str]:
 
 
 def _file(rng: Random) -> tuple[str, Arguments]:
-    path = f"{rng.choice(('notes', 'main', 'README', words.made_up(rng)))}.{rng.choice(('txt', 'py', 'md', 'json'))}"
+    stem = rng.choice(("notes", "main", "README", words.made_up(rng)))
+    path = f"{stem}.{rng.choice(('txt', 'py', 'md', 'json'))}"
     ask = rng.choice(("Read the file {p}.", "Open {p}.", "What is in {p}?", "Show me {p}."))
     return ask.format(p=path), {"path": path}
 
@@ -140,23 +150,71 @@ def _stock_result(rng: Random, arguments: Arguments) -> tuple[Any, str]:
 
 _CITY = ("string", "The name of the city")
 TOOLS = (
-    Tool(names=("get_weather", "get_current_weather", "weather"), description="Get the current weather of a city",
-         properties={"city": _CITY, "unit": ("string", "celsius or fahrenheit")}, required=1, ask=_weather, result=_weather_result),
-    Tool(names=("calculate", "calculator", "evaluate"), description="Evaluate an arithmetic expression",
-         properties={"expression": ("string", "The expression")}, required=1, ask=_sum, result=_sum_result),
-    Tool(names=("get_time", "current_time"), description="Get the current time in a city",
-         properties={"city": _CITY}, required=1, ask=_time, result=_time_result),
-    Tool(names=("send_email", "email"), description="Send an email",
-         properties={"to": ("string", "Who gets it"), "subject": ("string", "What it is about")}, required=2, ask=_email, result=_email_result),
-    Tool(names=("search", "web_search", "search_web"), description="Search the web",
-         properties={"query": ("string", "The search query")}, required=1, ask=_search, result=_search_result),
-    Tool(names=("set_reminder", "add_reminder"), description="Set a reminder",
-         properties={"text": ("string", "What to remember"), "day": ("string", "The day")}, required=2, ask=_reminder, result=_reminder_result),
-    Tool(names=("read_file", "open_file"), description="Read a file",
-         properties={"path": ("string", "The path of the file")}, required=1, ask=_file, result=_file_result),
-    Tool(names=("get_price", "price_of"), description="Get the price of a product",
-         properties={"product": ("string", "The product")}, required=1, ask=_stock, result=_stock_result),
-)  # fmt: skip
+    Tool(
+        names=("get_weather", "get_current_weather", "weather"),
+        description="Get the current weather of a city",
+        properties={"city": _CITY, "unit": ("string", "celsius or fahrenheit")},
+        required=1,
+        ask=_weather,
+        result=_weather_result,
+    ),
+    Tool(
+        names=("calculate", "calculator", "evaluate"),
+        description="Evaluate an arithmetic expression",
+        properties={"expression": ("string", "The expression")},
+        required=1,
+        ask=_sum,
+        result=_sum_result,
+    ),
+    Tool(
+        names=("get_time", "current_time"),
+        description="Get the current time in a city",
+        properties={"city": _CITY},
+        required=1,
+        ask=_time,
+        result=_time_result,
+    ),
+    Tool(
+        names=("send_email", "email"),
+        description="Send an email",
+        properties={"to": ("string", "Who gets it"), "subject": ("string", "What it is about")},
+        required=2,
+        ask=_email,
+        result=_email_result,
+    ),
+    Tool(
+        names=("search", "web_search", "search_web"),
+        description="Search the web",
+        properties={"query": ("string", "The search query")},
+        required=1,
+        ask=_search,
+        result=_search_result,
+    ),
+    Tool(
+        names=("set_reminder", "add_reminder"),
+        description="Set a reminder",
+        properties={"text": ("string", "What to remember"), "day": ("string", "The day")},
+        required=2,
+        ask=_reminder,
+        result=_reminder_result,
+    ),
+    Tool(
+        names=("read_file", "open_file"),
+        description="Read a file",
+        properties={"path": ("string", "The path of the file")},
+        required=1,
+        ask=_file,
+        result=_file_result,
+    ),
+    Tool(
+        names=("get_price", "price_of"),
+        description="Get the price of a product",
+        properties={"product": ("string", "The product")},
+        required=1,
+        ask=_stock,
+        result=_stock_result,
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -184,7 +242,11 @@ def conversation(rng: Random, *, aside: tuple[str, str]) -> Conversation:
     call = {"name": name, "arguments": {renamed[key]: value for key, value in arguments.items()}}
     messages = [
         _says("user", ask),
-        {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call}]},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"type": "function", "function": call}],
+        },
     ]
     if rng.random() < 0.4:
         result, answer = chosen.result(rng, arguments)
@@ -197,7 +259,11 @@ def _says(role: str, content: str) -> Message:
     return {"role": role, "content": content}
 
 
-_SYNONYMS = {"city": ("city", "location", "place"), "query": ("query", "q", "text"), "path": ("path", "file", "filename")}  # fmt: skip
+_SYNONYMS = {
+    "city": ("city", "location", "place"),
+    "query": ("query", "q", "text"),
+    "path": ("path", "file", "filename"),
+}
 
 
 def _definition(rng: Random, tool: Tool) -> tuple[dict[str, Any], dict[str, str]]:

@@ -32,7 +32,9 @@ COLOURS = "red blue green yellow orange purple black white brown pink grey gold"
 
 FRUITS = "apple banana orange pear grape cherry lemon mango peach plum melon kiwi".split()
 
-VEGETABLES = "carrot potato onion tomato pea bean cabbage spinach pepper cucumber leek pumpkin".split()
+VEGETABLES = (
+    "carrot potato onion tomato pea bean cabbage spinach pepper cucumber leek pumpkin".split()
+)
 
 PRODUCTS = """
 laptop phone keyboard mouse monitor lamp chair desk book notebook pen backpack bottle camera
@@ -56,24 +58,6 @@ NUMBER_WORDS = """
 zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
 sixteen seventeen eighteen nineteen twenty
 """.split()
-
-# Subjects the model knows nothing about. It learns to say so instead of inventing an answer.
-SUBJECTS = """
-quantum physics|the history of Rome|tax law|black holes|the French Revolution|climate change|
-machine learning|neural networks|the stock market|heart surgery|vaccines|ancient Egypt|jazz music|
-football|chess openings|cooking pasta|baking bread|the moon landing|photosynthesis|economics|
-inflation|the Second World War|Shakespeare|poetry|philosophy|Kant|Plato|evolution|genetics|DNA|
-volcanoes|earthquakes|dinosaurs|electric cars|solar panels|nuclear power|blockchain|bitcoin|
-cryptography|operating systems|Linux|Docker|Kubernetes|databases|compilers|web development|React|
-CSS|networking|TCP|game design|photography|painting|architecture|gardening|dog training|travel|
-Japan|Brazil|Canada|the weather|the news|elections|politics|religion|psychology|sleep|nutrition|
-vitamins|exercise|yoga|running a marathon|swimming|cycling|mountains|oceans|rivers|planets|Mars|
-the sun|gravity|relativity|algebra|calculus|statistics|probability|prime numbers|geometry|music
-theory|the piano|the guitar|films|novels|fashion|coffee|tea|wine|cheese|chocolate|law|medicine|
-diabetes|cancer|stress|my homework|my essay|a business plan|a cover letter|a job interview|
-marketing|sales|startups|leadership|robots|artificial intelligence|large language models|ethics|
-justice|freedom|happiness|love|friendship|the meaning of life
-""".replace("\n", " ").replace("| ", "|").strip().split("|")
 
 _ONSETS = "b c d f g h j k l m n p r s t v w z br cl dr fl gr kr pl st tr sh th".split()
 _VOWELS = "a e i o u ai ea oo".split()
