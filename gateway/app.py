@@ -13,13 +13,14 @@ import httpx
 from backends import BACKENDS
 from backends.base import Backend, Resources
 from backends.engine.backend import LlamaCppBackend
+from backends.speculative.seams import Ended
 from gateway.admin import AdminParts, admin_app
 from gateway.admission import Admission
 from gateway.cache.base import Cache
 from gateway.cache.memory import MemoryCache
 from gateway.cache.redis import RedisCache
 from gateway.cache.tiered import TieredCache
-from gateway.companion import CompanionEndpoint, resolver
+from gateway.companion import CompanionEndpoint, resolver, session_record
 from gateway.config import Config
 from gateway.core.exchange import ExchangeRecord
 from gateway.core.registry import load
@@ -137,7 +138,10 @@ class Gateway:
             if isinstance(backend, LlamaCppBackend)
         }
         sessions = CompanionEndpoint(
-            guard=self._guard, authenticate=self.keys.authenticate, resolve=resolver(targets)
+            guard=self._guard,
+            authenticate=self.keys.authenticate,
+            resolve=resolver(targets),
+            ended=self._session_ended,
         )
         dialects = {path: load(DIALECTS, path, what="path")() for path in DIALECTS}
         dialects |= {path.removeprefix("/v1"): each for path, each in dialects.items()}
@@ -156,6 +160,12 @@ class Gateway:
         self.records.add(record)
         if self._log is not None:
             self._log.write(record)
+
+    def _session_ended(self, ended: Ended) -> None:
+        """A companion's session leaves a record as a request does (DESIGN 2.8)."""
+        backend = self.backends.get(ended.model)
+        if backend is not None:
+            self._record(session_record(ended, backend.upstream, self._energy.joules, time.time()))
 
     def _local_in_flight(self) -> int:
         """Answers that this machine's processor is working on now."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -26,10 +27,12 @@ from backends.speculative.session import (
 from backends.speculative.verify import VerifySession
 from gateway.core.chat import ChatRequest, Endpoint, Feature
 from gateway.core.errors import Forbidden, NotFound, Overloaded, TandemError
-from gateway.core.exchange import Caller
+from gateway.core.exchange import Caller, ExchangeRecord, RecordDraft
+from gateway.core.routing import Upstream
 from gateway.dialects.base import Dialect
 from gateway.dialects.openai_chat import OpenAIChat
 from gateway.dialects.openai_completions import OpenAICompletions
+from gateway.settle import Energy, cost
 from gateway.wire.openai_shapes import error_body
 
 logger = logging.getLogger("tandem.companion")
@@ -161,6 +164,41 @@ def resolver(targets: Mapping[str, Target]) -> Callable[[str, Caller], Target]:
         return target
 
     return resolve
+
+
+def session_record(
+    ended: Ended, upstream: Upstream, energy: Energy, created: float
+) -> ExchangeRecord:
+    """The record of a session that reached its target; `created` is its end, wall clock."""
+    well = ended.outcome in ("ok", "cancelled")
+    draft = RecordDraft(
+        id="ses_" + secrets.token_hex(12),
+        endpoint="session",
+        model=ended.model,
+        stream=True,
+        tenant=ended.caller.tenant,
+        key_id=ended.caller.key_id,
+        zone=ended.caller.zone.label,
+        created=created - ended.seconds,
+        upstream=upstream.name,
+        upstream_model=upstream.model,
+        tier=upstream.tier,
+        reason="pin",
+        usage=ended.usage,
+        duration_s=ended.seconds,
+        outcome=ended.outcome if well else "upstream_error",
+        error=None if well else ended.outcome,
+        speculation={
+            "strategy": "verify",
+            "drafted": ended.drafted,
+            "accepted": ended.accepted,
+            "rounds": ended.rounds,
+            "gain": None,
+        },
+    )
+    draft.cost_usd, draft.cost_known = cost(upstream, ended.usage)
+    draft.energy_j, draft.energy_estimated = energy(upstream, ended.seconds)
+    return draft.freeze()
 
 
 class _Socket:

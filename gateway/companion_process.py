@@ -69,6 +69,8 @@ class CompanionProcess:
             pass_fds=(fd,),
             stdin=subprocess.PIPE,  # its end-of-file tells the child that we are gone
             stdout=subprocess.DEVNULL,
+            # Ctrl-C reaches the whole foreground group; our streams still need the companion then.
+            start_new_session=True,
         )
 
     async def _watch(self) -> None:

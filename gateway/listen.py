@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 
 import uvicorn
 
+from backends.speculative.session import MAX_MESSAGE
 from gateway.server import App
 
 logger = logging.getLogger("tandem.listen")
@@ -90,7 +91,7 @@ def _config(app: App) -> uvicorn.Config:
         app,
         http="httptools",
         ws="websockets-sansio",
-        ws_max_size=1024 * 1024,
+        ws_max_size=MAX_MESSAGE,
         ws_ping_interval=15.0,
         ws_ping_timeout=15.0,
         ws_per_message_deflate=False,
