@@ -149,17 +149,20 @@ def _failure(error: str) -> TandemError:
 class Engine:
     """One supervised worker. `start` and `aclose` belong to the same loop, in the main thread."""
 
-    def __init__(self, settings: EngineSettings, *, name: str = "engine") -> None:
+    def __init__(
+        self, settings: EngineSettings, *, name: str = "engine", stuck_s: float = STUCK_S
+    ) -> None:
         self._settings = settings
         self._name = name
+        self._stuck_s = stuck_s
         self._child: Child | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
         self._sequences: dict[int, Sequence] = {}
         self._ids = itertools.count(1)
         self._said = 0
-        self._heard = asyncio.Event()
-        self._busy = False
+        self._waiting_since: float | None = None
+        self._usual_s = 0.0
         self._lived = False
         self._stats: deque[asyncio.Future[dict[str, Any]]] = deque()
         self.ready: Ready | None = None
@@ -195,6 +198,11 @@ class Engine:
         """The worker's, while there is one."""
         return self._child.pid if self._child else None
 
+    @property
+    def busy(self) -> bool:
+        """Whether the worker has something to compute, or has not yet said that it has not."""
+        return self._waiting_since is not None
+
     async def aclose(self) -> None:
         """End the worker and every sequence."""
         if self._keeper is not None:
@@ -206,7 +214,8 @@ class Engine:
     def _say(self, frame: Wire) -> None:
         if self._child is not None:
             self._said += 1
-            self._busy = True
+            if self._waiting_since is None:
+                self._waiting_since = asyncio.get_running_loop().time()
             self._child.write(frame)
 
     def _forget(self, id: int) -> None:
@@ -270,7 +279,12 @@ class Engine:
             if watchdog is not None:
                 watchdog.cancel()
                 await asyncio.gather(watchdog, return_exceptions=True)
-            code = await child.stop(grace)
+            stopping = asyncio.create_task(child.stop(grace))
+            try:
+                code = await asyncio.shield(stopping)
+            except asyncio.CancelledError:
+                await stopping  # closed while a dead worker was being tidied away: finish that
+                raise
         return f"{why} (exit {code})" + (f": {child.last_words}" if child.last_words else "")
 
     async def _first_words(self, child: Child) -> str:
@@ -284,15 +298,14 @@ class Engine:
             return "it died while loading"
         if frame["op"] != "ready":
             return str(frame.get("detail", "it could not load the model"))
-        self._said, self._busy = 0, False
+        self._said, self._waiting_since, self._usual_s = 0, None, 0.0
         self._child, self.ready, self.detail = child, Ready.unpack(frame), ""
         return ""
 
     async def _listen(self, child: Child) -> str:
         while (frame := await child.read()) is not None:
-            self._heard.set()
             if frame["op"] == "step":
-                self._busy = not (frame["idle"] and frame["seen"] == self._said)
+                self._note_step(idle=frame["idle"] and frame["seen"] == self._said)
                 for values in frame["out"]:
                     output = Output.unpack(values)
                     if sequence := self._sequences.get(output.id):
@@ -303,23 +316,22 @@ class Engine:
                     answer.set_result(frame)
         return "the worker died"
 
+    def _note_step(self, *, idle: bool) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._waiting_since is not None:
+            self._usual_s += 0.1 * (now - self._waiting_since - self._usual_s)
+        self._waiting_since = None if idle else now
+
     async def _watch(self, child: Child) -> None:
         """Kill a worker that has work and makes no step: nothing else would ever end it."""
         loop = asyncio.get_running_loop()
-        usual = 0.0
         while True:
-            began = loop.time()
-            self._heard.clear()
-            try:
-                async with asyncio.timeout(max(STUCK_S, STUCK_STEPS * usual)):
-                    await self._heard.wait()
-                if self._busy:
-                    usual += 0.1 * (loop.time() - began - usual)
-            except TimeoutError:
-                if self._busy:
-                    log.error("%s: the engine worker is stuck; killing it", self._name)
-                    child.kill()
-                    return
+            await asyncio.sleep(self._stuck_s / 4)
+            limit = max(self._stuck_s, STUCK_STEPS * self._usual_s)
+            if self._waiting_since is not None and loop.time() - self._waiting_since > limit:
+                log.error("%s: the engine worker is stuck; killing it", self._name)
+                child.kill()
+                return
 
     def _fail_all(self, why: str) -> None:
         for sequence in list(self._sequences.values()):

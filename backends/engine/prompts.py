@@ -84,8 +84,10 @@ class Prompts:
     async def aclose(self) -> None:
         self._closed = True
         if self._child is not None:
-            child, self._child = self._child, None
-            await child.stop()
+            self._child.kill()  # whoever waits for an answer hears at once that there is none
+        async with self._turn:
+            if self._child is not None:
+                await self._drop(self._child)
 
     async def _ask(self, request: Wire, param: str) -> Wire:
         """Raises InvalidRequest naming `param` when the request cannot be prepared.
@@ -126,7 +128,10 @@ class Prompts:
         if self._closed:
             raise EngineFailed("the engine is closed")
         environment = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        child = await Child.spawn("backends.engine.prepare", str(self._path), environment)
+        try:
+            child = await Child.spawn("backends.engine.prepare", str(self._path), environment)
+        except OSError as error:
+            raise EngineFailed(f"the prompt helper cannot be started: {error.strerror}") from error
         try:
             async with asyncio.timeout(START_LIMIT_S):
                 child.write({"op": "facts"})

@@ -73,8 +73,9 @@ class Decoder(Protocol):
 class Limits:
     """`context` bounds one sequence, `cells` all reservations together, both in tokens.
 
-    `batch` bounds a decode's rows, `verify` the draft tokens of one pass. `chunk` is how much of
-    prompts a step takes while others generate, and the chunk of strict prompts.
+    `batch` bounds a decode's rows, `verify` the draft tokens of one pass (0: none, the model cannot
+    forget). `chunk` is how much of prompts a step takes while others generate, and the chunk of
+    strict prompts.
     """
 
     context: int
@@ -256,6 +257,8 @@ class Scheduler:
             return f"{INVALID}: a job has a prompt and room for a token"
         if not all(0 <= token < vocab for token in job.tokens):
             return f"{INVALID}: token ids are 0 to {vocab - 1}"
+        if job.role != "generate" and not limits.verify:
+            return f"{INVALID}: sequences of this model cannot be rewound, so it cannot speculate"
         need = self._need(job)
         if need > limits.context or need > limits.cells:
             return f"{TOO_LONG}: {need} tokens, the context has {limits.context}"
@@ -310,8 +313,9 @@ class Scheduler:
         """The step's batches: each strict sequence's own, and one for all others."""
         limits = self._limits
         eligible = sorted(self._eligible(), key=lambda s: (s.job.priority, s.job.id))
-        decoding = [slot for slot in eligible if slot.due <= limits.verify]
-        prompts = [slot for slot in eligible if slot.due > limits.verify]
+        few = max(1, limits.verify)  # as many rows as a verification are no prompt
+        decoding = [slot for slot in eligible if slot.due <= few]
+        prompts = [slot for slot in eligible if slot.due > few]
         alone = [[self._strict_rows(slot)] for slot in eligible if slot.job.strict]
         shared = [self._decode_rows(slot) for slot in decoding if not slot.job.strict]
         room = limits.batch - sum(rows.width for rows in shared)

@@ -34,8 +34,6 @@ from backends.engine.protocol import (
 from backends.engine.scheduler import CellsFailed, Floats, Limits, Sampler, Scheduler
 from backends.engine.settings import EngineSettings
 
-PROBE_WIDTHS = (1, 2, 3, 5)
-
 
 class LlamaDecoder:
     """The scheduler's engine: a context, and the vocabulary as tables."""
@@ -75,6 +73,8 @@ class LlamaDecoder:
 def load(settings: EngineSettings) -> tuple[native.Model, native.Context, Limits]:
     model = native.Model(Path(settings.model), gpu_layers=settings.gpu_layers)
     slots = settings.slots
+    if settings.strict and not model.rewinds:
+        raise native.LoadFailed("strict needs a model whose sequences can be rewound")
     limits = Limits(
         context=settings.context or model.trained,
         cells=settings.cells or (settings.context or model.trained) * slots,
@@ -102,34 +102,29 @@ def load(settings: EngineSettings) -> tuple[native.Model, native.Context, Limits
     return model, context, limits
 
 
-def probe(model: native.Model, context: native.Context, rows: int = 10) -> str:
-    """Decode a short text at several widths: are the logits the same, bit for bit?
+def probe(model: native.Model, context: native.Context, verify: int, rows: int = 10) -> str:
+    """Decode a short text at the widths that verifying uses: are the logits the same, bit for bit?
 
-    "bitwise": widths of two and more agree, so strict sequences do not depend on how many tokens a
-    pass verified. "tie-tolerant": they do not (K-quants, some GPUs). Also the proof that the model
-    decodes at all: raises LoadFailed if what comes out is not a number.
+    "bitwise": they are, so strict sequences do not depend on how many tokens a pass verified.
+    "tie-tolerant": they are not (K-quants, some GPUs). Also the proof that the model decodes at
+    all: raises LoadFailed if what comes out is not a number.
     """
     text = [token % model.tokens for token in range(7, 7 + rows)]
-    seen: dict[int, Floats] = {}
-    for width in PROBE_WIDTHS:
-        if width > context.outputs:
-            continue
+    seen: list[Floats] = []
+    for width in sorted({2, 3, 5, verify + 1} & set(range(1, context.outputs + 1))):
         logits = []
         for start in range(0, rows, width):
             part = text[start : start + width]
             positions = list(range(start, start + len(part)))
-            logits.append(
-                context.decode(part, positions, [0] * len(part), [True] * len(part)).copy()
-            )
+            wanted = [True] * len(part)
+            logits.append(context.decode(part, positions, [0] * len(part), wanted).copy())
         context.remove(0)
-        seen[width] = np.concatenate(logits)
-        if np.isnan(seen[width]).any():
+        # A last part of one row is of another class: no strict sequence is ever that narrow.
+        seen.append(np.concatenate(logits)[: rows - 1])
+        if np.isnan(seen[-1]).any():
             raise native.LoadFailed("the model's output is not a number; its file may be damaged")
-    wide = [logits for width, logits in seen.items() if width > 1]
-    if len(wide) < 2:
-        return "tie-tolerant"
-    same = all(np.array_equal(wide[0], logits) for logits in wide[1:])
-    return "bitwise" if same else "tie-tolerant"
+    same = all(np.array_equal(seen[0], logits) for logits in seen[1:])
+    return "bitwise" if len(seen) > 1 and same else "tie-tolerant"
 
 
 class Worker:
@@ -219,8 +214,8 @@ def serve(connection: socket.socket, settings: EngineSettings) -> None:
     native.start()
     try:
         model, context, limits = load(settings)
-        exactness = probe(model, context)
-    except native.LoadFailed as error:
+        exactness = probe(model, context, limits.verify)
+    except (native.LoadFailed, native.DecodeFailed) as error:
         connection.sendall(encode({"op": "fatal", "detail": str(error)}))
         return
     ready = Ready(

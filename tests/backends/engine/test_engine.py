@@ -243,6 +243,46 @@ def test_a_killed_worker_comes_back(stories: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_stuck_worker_is_killed(stories: Path) -> None:
+    """A worker that has work and makes no step is ended, and its sequences fail."""
+
+    async def main() -> None:
+        engine = Engine(EngineSettings(model=str(stories)), stuck_s=0.3)
+        try:
+            await engine.start()
+            assert engine.pid is not None
+            os.kill(engine.pid, signal.SIGSTOP)
+            sequence = await engine.submit(job())
+            with pytest.raises(EngineFailed):
+                await anext(sequence)
+            await sequence.aclose()
+        finally:
+            await engine.aclose()
+
+    asyncio.run(main())
+
+
+def test_a_drafter_that_waits_is_not_stuck(stories: Path) -> None:
+    """A sequence that waits for others is no work: the watchdog looks only at work."""
+
+    async def main() -> None:
+        async with running(stories) as engine:
+            sequence = await engine.submit(job(max_tokens=100, role="draft", ahead=4))
+            assert engine.busy
+            drafted = [(await anext(sequence)).tokens[0] for _ in range(4)]
+
+            async def rests() -> bool:
+                return not engine.busy
+
+            await until(rests)
+            sequence.sync(0, 0, drafted)
+            assert engine.busy
+            assert (await anext(sequence)).base == 4
+            await sequence.aclose()
+
+    asyncio.run(main())
+
+
 def test_no_process_stays(stories: Path) -> None:
     """After `aclose` there is no worker, however it was interrupted."""
 

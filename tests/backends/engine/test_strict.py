@@ -14,7 +14,7 @@ from backends.engine.client import Engine
 from backends.engine.protocol import Job, Output, SamplerSettings
 from backends.engine.settings import EngineSettings
 
-LENGTH = 100
+LENGTH = 80
 Drafter = Callable[[int, Sequence[int], int, random.Random], list[int]]
 """(position, the right tokens, vocabulary, chance) → a draft from that position on."""
 
@@ -100,7 +100,7 @@ def test_drafts_change_no_byte(any_model: Path, settings: SamplerSettings) -> No
     async def main() -> None:
         async with running(any_model) as engine:
             assert engine.ready is not None
-            for length in (2, 65, 540 if settings.temperature == 0 else 129):
+            for length in (2, 65, 540) if settings.temperature == 0 else (65,):
                 asked = Job(
                     id=0,
                     tokens=prompt(length, engine.ready.vocab),
@@ -135,8 +135,8 @@ def test_company_changes_no_byte(any_model: Path) -> None:
             alone = await run(engine, asked, None, [])
 
             async def crowd() -> None:
-                for i in range(12):
-                    other = Job(id=0, tokens=prompt(5 + 37 * i, vocab), max_tokens=5 + i)
+                for i in range(6):
+                    other = Job(id=0, tokens=prompt(5 + 70 * i, vocab), max_tokens=5 + i)
                     await run(engine, other, None, [])
 
             crowds = [asyncio.create_task(crowd()) for _ in range(2)]
