@@ -36,7 +36,7 @@ format:  ## rewrite the formatting
 	$(BIN)/ruff check --fix .
 
 bench: setup  ## the figures this project holds itself to, printed beside its peers
-	@for file in tests/bench/bench_*.py; do $(BIN)/python $$file $(ARGS) || exit 1; done
+	@for file in tests/bench/[a-z]*.py; do $(BIN)/python $$file $(ARGS) || exit 1; done
 
 train-demo-pair:  ## train the bundled model pair anew (hours; torch in an environment of its own)
 	@python3 -m venv .venv-train

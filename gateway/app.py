@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
@@ -16,10 +17,8 @@ from backends.engine.backend import LlamaCppBackend
 from backends.speculative.seams import Ended
 from gateway.admin import AdminParts, admin_app
 from gateway.admission import Admission
+from gateway.cache import CACHES
 from gateway.cache.base import Cache
-from gateway.cache.memory import MemoryCache
-from gateway.cache.redis import RedisCache
-from gateway.cache.tiered import TieredCache
 from gateway.companion import CompanionEndpoint, resolver, session_record
 from gateway.config import Config
 from gateway.core.exchange import ExchangeRecord
@@ -42,6 +41,10 @@ from gateway.server import App, ProxyServer, Receive, Scope, Send
 from router_policies.chain import build as build_policy
 from router_policies.pin import PinPolicy
 from router_policies.rules import locality
+
+if TYPE_CHECKING:
+    from gateway.cache.memory import MemoryCache
+    from gateway.cache.redis import RedisCache
 
 MAX_INSIDE = 1024
 """Requests inside at once; the local engine and each upstream have tighter bounds of their own."""
@@ -258,14 +261,21 @@ def rulebook(config: Config) -> Rulebook:
 
 
 def _caches(config: Config) -> tuple[MemoryCache | None, RedisCache | None, Cache | None]:
+    """(memory, redis, the cache to use). redis-py is imported only by those who configure it."""
     exact = config.cache.exact
-    memory = MemoryCache(max_bytes=exact.memory, ttl_s=exact.ttl) if exact.memory else None
-    redis = None
+    memory: MemoryCache | None = None
+    redis: RedisCache | None = None
+    if exact.memory:
+        memory = _cache("memory")(max_bytes=exact.memory, ttl_s=exact.ttl)
     if exact.redis:
-        redis = RedisCache(exact.redis, secret=exact.secret or None, ttl_s=exact.ttl)
+        redis = _cache("redis")(exact.redis, secret=exact.secret or None, ttl_s=exact.ttl)
     if memory is not None and redis is not None:
-        return memory, redis, TieredCache(memory, redis)
+        return memory, redis, _cache("tiered")(memory, redis)
     return memory, redis, memory or redis
+
+
+def _cache(name: str) -> Any:
+    return load(CACHES, name, what="cache")
 
 
 def nobody_else(method: str, headers: Mapping[str, str]) -> None:
