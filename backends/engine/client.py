@@ -3,7 +3,7 @@
     starting ──ready──▶ up ──worker dies──▶ waiting (0.5, 1, 2 … 30 s) ──▶ starting
                                  │ third time within a minute
                                  ▼
-                            quarantined (a minute, then one more try)
+                            quarantined (a minute, then the next try)
 
 What was under way when a worker died ends with EngineFailed: the tokens are gone, and whether
 another upstream may answer is the pipeline's decision, not ours.
@@ -225,14 +225,16 @@ class Engine:
         """Start workers, one after another, until cancelled."""
         loop = asyncio.get_running_loop()
         crashes: deque[float] = deque(maxlen=CRASHES)
+        streak = 0
         try:
             while True:
+                began = loop.time()
                 why = await self._one_life()
+                now = loop.time()
                 self.detail = why
                 self._settled.set()
-                now = loop.time()
-                if self._lived:
-                    self.restarts += 1
+                self.restarts += self._lived
+                streak = 1 if self._lived and now - began > CRASH_WINDOW_S else streak + 1
                 crashes.append(now)
                 if len(crashes) == CRASHES and now - crashes[0] < CRASH_WINDOW_S:
                     log.error("%s: quarantined after %d failures: %s", self._name, CRASHES, why)
@@ -240,9 +242,8 @@ class Engine:
                     crashes.clear()
                     await asyncio.sleep(QUARANTINE_S)
                 else:
-                    recent = sum(now - at < CRASH_WINDOW_S for at in crashes)
                     log.warning("%s: the engine worker ended: %s", self._name, why)
-                    await asyncio.sleep(BACKOFF_S[min(recent, len(BACKOFF_S)) - 1])
+                    await asyncio.sleep(BACKOFF_S[min(streak, len(BACKOFF_S)) - 1])
         finally:
             self._settled.set()
 

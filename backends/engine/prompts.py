@@ -138,6 +138,8 @@ class Prompts:
                 facts = await child.read()
         except TimeoutError:
             facts = {"detail": f"no vocabulary within {START_LIMIT_S:g} s"}
+        except FrameError as error:
+            facts = {"detail": f"the prompt helper sent what it should not: {error}"}
         except BaseException:
             await child.stop()
             raise

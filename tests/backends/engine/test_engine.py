@@ -324,6 +324,7 @@ def test_workers_die_with_their_parent(stories: Path) -> None:
             return not alive(worker)
 
         await until(gone)
+        await parent.stdout.read()
 
     asyncio.run(main())
 
