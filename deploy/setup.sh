@@ -62,8 +62,8 @@ install_engine() {
     if wait "$builder"; then
         say "the local engine is installed."
     else
-        say "local models are off: the engine did not compile. The last lines of $LOG:"
-        tail -n 5 "$LOG" >&2
+        say "local models are off: the engine did not compile. From $LOG:"
+        { grep -iE '(^|[^a-z])error' "$LOG" || tail -n 5 "$LOG"; } | head -n 8 >&2
         say "Tandem goes on with cloud upstreams only. To try again: rm $VENV/.ready-*; make setup"
     fi
 }
