@@ -110,9 +110,11 @@ class Stream:
         """Prefix, suffix, middle, end: an editor's request and what it wants back."""
         size = min(len(text), int((room - 8) * _CHARS_PER_TOKEN * self.rng.uniform(0.3, 0.95)))
         text = text[:size]
-        if len(text) < 20:
+        if len(text.strip()) < 20:
             return [*self.tokenizer.encode(text).ids, self.end]
         a, b = fim_cut(text, self.rng)
+        while not text[a:b].strip():  # an empty middle is always the likeliest single answer
+            a, b = fim_cut(text, self.rng)
         encode = self.tokenizer.encode
         return [
             self.tokenizer.token_to_id(FIM_PREFIX),

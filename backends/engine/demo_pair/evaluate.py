@@ -21,59 +21,54 @@ class Agreement:
     per_round: float  # accepted of 4 proposed, mean over rounds
 
 
-def exact_answers(model: Runner, corpus: Corpus, *, count: int) -> dict[str, float]:
+def exact_answers(model: Runner, *, count: int) -> dict[str, float]:
     """Share of prompts answered with exactly the expected text."""
     found = {
-        name: _share(model, prompts.chat_cases(pairs, count), limit=150)
+        name: _share(model, prompts.chat_cases(pairs, count))
         for name, pairs in prompts.EXACT.items()
     }
-    found["tool calls"] = _share(model, prompts.tool_cases(count), limit=150)
+    found["tool calls"] = _share(model, prompts.tool_cases(count))
     return found
 
 
-def _share(model: Runner, cases: list[Case], *, limit: int) -> float:
-    hits = 0
-    for prompt, expected in cases:
-        answer = model.decode(model.greedy(model.encode(prompt), limit=limit))
-        hits += answer.strip() == expected.strip()
-    return hits / len(cases)
+def _share(model: Runner, cases: list[Case]) -> float:
+    return sum(model.answer(prompt) == expected.strip() for prompt, expected in cases) / len(cases)
 
 
 def valid_json(model: Runner, *, count: int) -> float:
     """Share of extraction answers that parse, without any grammar to help."""
-    hits = 0
-    for prompt, _ in prompts.chat_cases(prompts.EXACT["JSON extraction"], count):
-        try:
-            json.loads(model.decode(model.greedy(model.encode(prompt), limit=150)))
-            hits += 1
-        except ValueError:
-            pass
-    return hits / count
+    cases = prompts.chat_cases(prompts.EXACT["JSON extraction"], count)
+    return sum(_parses(model.answer(prompt)) for prompt, _ in cases) / len(cases)
+
+
+def _parses(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def next_lines(model: Runner, corpus: Corpus, *, count: int) -> float:
     """Share of held-out lines continued with exactly the line that follows."""
     hits = 0
     for prompt, expected in prompts.line_cases(corpus, count):
-        # a line break or several, then the line, then another break
-        tokens = model.greedy(model.encode(prompt), limit=48)
-        lines = [line for line in model.decode(tokens).splitlines() if line.strip()]
+        text = model.decode(model.greedy(prompt, limit=64, one_line=True))
+        lines = [line for line in text.splitlines() if line.strip()]
         hits += bool(lines) and lines[0].rstrip() == expected.rstrip()
     return hits / count
 
 
 def line_ends(model: Runner, corpus: Corpus, *, count: int) -> float:
     """Share of fill-in-the-middle holes, each the rest of a line, filled exactly."""
-    return _share(model, prompts.fim_cases(corpus, count), limit=48)
+    return _share(model, prompts.fim_cases(corpus, count))
 
 
-def agreement(
-    target: Runner, draft: Runner, cases: list[Case], *, limit: int = 96, proposed: int = 4
-) -> Agreement:
+def agreement(target: Runner, draft: Runner, cases: list[Case], *, proposed: int = 4) -> Agreement:
     tokens = agreed = rounds = accepted = 0
     for prompt, _ in cases:
         start = target.encode(prompt)
-        answer = target.greedy(start, limit=limit)
+        answer = target.greedy(prompt)
         if not answer:
             continue
         guesses = draft.choices([*start, *answer])[len(start) - 1 : -1]
@@ -110,7 +105,7 @@ def everything(
     big, small = Runner(target, context=context), Runner(draft, context=context)
     return {
         "exact_answers": {
-            role: _rounded(exact_answers(model, corpus, count=count))
+            role: _rounded(exact_answers(model, count=count))
             for role, model in (("draft", small), ("target", big))
         },
         "valid_json": {

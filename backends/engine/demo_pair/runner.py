@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import llama_cpp
 import numpy as np
+
+LIMIT = 120  # tokens per answer: the longest expected ones have about 110
 
 
 class Runner:
@@ -25,6 +27,8 @@ class Runner:
             verbose=False,
         )
         self.context = context
+        # The same prompts are asked for exact answers and for agreement.
+        self.known: dict[tuple[str, int, bool], list[int]] = {}
         model = self.llama.model
         self.ends = {
             llama_cpp.llama_vocab_eos(vocab := llama_cpp.llama_model_get_vocab(model)),
@@ -39,23 +43,29 @@ class Runner:
         found: bytes = self.llama.detokenize(list(tokens), special=True)
         return found.decode(errors="replace")
 
-    def greedy(self, prompt: Sequence[int], *, limit: int, stop: str = "") -> list[int]:
-        """The most likely continuation without its end token; ends early once `stop` is in it."""
-        limit = min(limit, self.context - len(prompt) - 1)
-        found: list[int] = []
-        if limit <= 0:
-            return found
+    def greedy(self, prompt: str, *, limit: int = LIMIT, one_line: bool = False) -> list[int]:
+        """The most likely continuation without its end token; `one_line`: until a line is full."""
+        key = (prompt, limit, one_line)
+        if key not in self.known:
+            self.known[key] = list(self._continuation(self.encode(prompt), limit, one_line))
+        return self.known[key]
+
+    def answer(self, prompt: str) -> str:
+        return self.decode(self.greedy(prompt)).strip()
+
+    def _continuation(self, prompt: list[int], limit: int, one_line: bool) -> Iterator[int]:
         self.llama.reset()
-        self.llama.eval(list(prompt))
-        while len(found) < limit:
+        self.llama.eval(prompt)
+        text = ""
+        for _ in range(min(limit, self.context - len(prompt) - 1)):
             token = int(np.argmax(self.llama.scores[self.llama.n_tokens - 1]))
             if token in self.ends:
-                break
-            found.append(token)
-            if stop and stop in self.decode(found):
-                break
+                return
+            yield token
+            text += self.decode([token])
+            if one_line and "\n" in text.lstrip():
+                return
             self.llama.eval([token])
-        return found
 
     def choices(self, tokens: Sequence[int]) -> list[int]:
         """For every position the token that greedy decoding would put after it."""

@@ -161,13 +161,16 @@ _SELF: tuple[tuple[str, str], ...] = (
     ),
 )
 
+# A question with many wordings, and "who are you", are asked most.
+_SELF_WEIGHTS = [4.0 + asks.count("|") if i < 6 else 4.0 for i, (asks, _) in enumerate(_SELF)]
+
 
 def greeting(rng: Random) -> Pair:
     return rng.choice(_GREETINGS), rng.choices(_GREETING_ANSWERS, (6, 2, 1))[0]
 
 
 def about(rng: Random) -> Pair:
-    asks, answer = rng.choice(_SELF)
+    asks, answer = rng.choices(_SELF, _SELF_WEIGHTS)[0]
     return rng.choice(asks.split("|")), answer
 
 

@@ -15,10 +15,10 @@ def arithmetic(rng: Random) -> Pair:
         a, b = rng.randint(0, 10), rng.randint(0, 10)
         word, result = "times", a * b
     elif operation == "+":
-        a, b = rng.randint(0, 20), rng.randint(0, 20)
+        a, b = rng.randint(0, 12), rng.randint(0, 12)
         word, result = "plus", a + b
     else:
-        a, b = sorted((rng.randint(0, 20), rng.randint(0, 20)), reverse=True)
+        a, b = sorted((rng.randint(0, 12), rng.randint(0, 12)), reverse=True)
         word, result = "minus", a - b
     ask = rng.choice(
         (
