@@ -24,6 +24,7 @@ from gateway.config import Config
 from gateway.core.exchange import ExchangeRecord
 from gateway.core.registry import load
 from gateway.core.routing import Facts, Zone
+from gateway.cors import AllowedOrigins
 from gateway.dialects import DIALECTS
 from gateway.energy import EnergyMeter
 from gateway.fleet import Fleet
@@ -148,7 +149,7 @@ class Gateway:
         )
         dialects = {path: load(DIALECTS, path, what="path")() for path in DIALECTS}
         dialects |= {path.removeprefix("/v1"): each for path, each in dialects.items()}
-        return ProxyServer(
+        proxy = ProxyServer(
             pipeline=self.pipeline,
             dialects=dialects,
             guard=self._guard,
@@ -157,6 +158,8 @@ class Gateway:
             max_body=self.config.server.max_body,
             clock=time.monotonic,
         )
+        origins = self.config.server.allowed_origins
+        return AllowedOrigins(proxy, origins) if origins else proxy
 
     def _record(self, record: ExchangeRecord) -> None:
         self.metrics.observe(record)

@@ -134,7 +134,6 @@ def _local(upstreams: dict[str, dict[str, Any]], notes: list[str], model_dir: Pa
         "kind": "llama_cpp",
         "zone": "machine",
         "model": "bundled:draft",
-        "strict": True,
         "watts": WATTS,
     }
     notes.append(f"local: {DRAFT} (1.3M parameters, bundled: it shows the plumbing, not quality)")

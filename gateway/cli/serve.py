@@ -108,7 +108,8 @@ async def configure(
         if arguments.local_only:
             config = replace(config, privacy=Privacy(default=Zone.MACHINE))
     elif arguments.companion:
-        config = Config.build(upstreams={TARGET: BUNDLED_TARGET})
+        # The gateway before it has the cache, and its `no-cache` does not reach this one.
+        config = Config.build(upstreams={TARGET: BUNDLED_TARGET}, cache={"exact": "off"})
     else:
         found = await discover(env, arguments.model_dir, local_only=arguments.local_only)
         upstreams = dict(found.upstreams)
