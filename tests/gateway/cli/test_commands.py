@@ -1,0 +1,127 @@
+"""The small commands, run as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from gateway.limits.keys import digest_of
+from tests.fakes.process import clean_env
+
+ROOT = Path(__file__).resolve().parents[3]
+EXAMPLE = ROOT / "deploy" / "gateway.example.yaml"
+CONFIG = """
+upstreams:
+  near: {kind: openai, zone: machine, base_url: "http://127.0.0.1:9/v1", model: a, profile: generic}
+  far: {kind: groq, zone: public, model: b, api_key: "${KEY}", price: {input: 1, output: 2}}
+models:
+  smart: {candidates: [far, near]}
+rules:
+  - {name: private, when: {header.x-team: {eq: radiology}}, locality: machine}
+  - {name: short, when: {max_tokens: {lt: 50}}, use: near}
+"""
+
+
+def tandem(*arguments: str, given: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "gateway", *arguments],
+        input=given,
+        capture_output=True,
+        text=True,
+        env=clean_env(**env),
+        timeout=60,
+    )
+
+
+def config(folder: Path, text: str = CONFIG) -> str:
+    path = folder / "tandem.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def request(**changes: object) -> str:
+    body = {"model": "smart", "messages": [{"role": "user", "content": "hi"}], **changes}
+    return json.dumps(body)
+
+
+def test_explain_says_where_and_why(tmp_path: Path) -> None:
+    """The first line of the route is the upstream that would answer, with what it would cost."""
+    done = tandem("route", "explain", "-c", config(tmp_path), given=request(), KEY="k")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    (first,) = [line for line in lines if line.startswith("goes to")]
+    (second,) = [line for line in lines if line.startswith("then to")]
+    assert "far (cloud, public, 0.000513 USD)" in first
+    assert "near (local, machine" in second
+
+
+def test_explain_follows_rules_and_zones(tmp_path: Path) -> None:
+    """Rules and zones decide as they do live, and say so."""
+    path = config(tmp_path)
+    ruled = tandem("route", "explain", "-c", path, given=request(max_tokens=5), KEY="k")
+    assert "decided   rule (short)" in ruled.stdout
+    kept = tandem(
+        "route", "explain", "-c", path, "--header", "X-Team: radiology", given=request(), KEY="k"
+    )
+    assert "zone      machine" in kept.stdout
+    assert "not to    far: zone" in kept.stdout
+    assert "goes to   near" in kept.stdout
+
+
+def test_explain_shows_the_error_a_client_would_get(tmp_path: Path) -> None:
+    """A request that nothing may serve exits 2 with status and code."""
+    path = config(tmp_path)
+    done = tandem(
+        *("route", "explain", "-c", path, "--header", "x-tandem-zone: machine"),
+        given=request(model="far"),
+        KEY="k",
+    )
+    assert done.returncode == 2
+    assert "503 local_unavailable" in done.stderr
+    assert tandem("route", "explain", "-c", path, given="{", KEY="k").returncode == 2
+
+
+def test_explain_needs_no_configuration() -> None:
+    """Without a file it explains what zero configuration would do."""
+    done = tandem("route", "explain", given=request(model="auto"))
+    assert "goes to" in done.stdout + done.stderr or done.returncode == 2
+
+
+def test_config_check(tmp_path: Path) -> None:
+    """A good file is summed up; a bad one lists every mistake with its line, and exits 2."""
+    good = tandem("config", "check", config(tmp_path), KEY="k")
+    assert good.returncode == 0
+    assert "smart: far, near" in good.stdout
+    broken = CONFIG.replace("candidates: [far", "candidates: [fra").replace(
+        "kind: groq", "kind: grok"
+    )
+    bad = tandem("config", "check", config(tmp_path, broken), KEY="k")
+    assert bad.returncode == 2
+    assert "tandem.yaml:4:" in bad.stderr
+    assert "did you mean 'groq'" in bad.stderr
+    assert "tandem.yaml:6:" in bad.stderr
+
+
+def test_keys_create() -> None:
+    """A new key is printed once, with the digest that the configuration takes."""
+    done = tandem("keys", "create", "--tenant", "web")
+    key = next(line.split()[-1] for line in done.stdout.splitlines() if line.startswith("key"))
+    assert f'sha256:{digest_of(key)}", tenant: web' in done.stdout
+
+
+def test_models_list(tmp_path: Path) -> None:
+    """Files in the model folder are listed with their sizes."""
+    (tmp_path / "mine.gguf").write_bytes(b"GGUF" + bytes(2_000_000))
+    done = tandem("models", "list", "--model-dir", str(tmp_path))
+    assert "mine.gguf" in done.stdout
+    assert "2.0 MB" in done.stdout
+
+
+def test_serve_with_a_bad_file_says_why(tmp_path: Path) -> None:
+    """A configuration that cannot be used ends `serve` with its mistakes, not with a traceback."""
+    done = tandem("serve", "-c", config(tmp_path, "upstream: {}\n"))
+    assert done.returncode == 2
+    assert "did you mean 'upstreams'" in done.stderr
+    assert "Traceback" not in done.stderr
