@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from gateway.fleet import Fleet
 from gateway.pipeline import Alias
 from gateway.record import RecordStore, to_json
 from gateway.schema import proxy_paths
-from gateway.server import error_headers, new_id
+from gateway.server import App, Receive, Scope, Send, error_headers, new_id
 from gateway.wire.openai_shapes import error_json
 
 Headers = Mapping[str, str]
@@ -41,7 +41,7 @@ class AdminParts:
     metrics_here: bool
 
 
-def admin_app(parts: AdminParts) -> FastAPI:
+def admin_app(parts: AdminParts) -> App:
     """The public paths beside the proxy, and /metrics when this port is private enough."""
     app = FastAPI(title="Tandem", version=__version__, docs_url=None, redoc_url=None)
     _handle_errors(app)
@@ -102,7 +102,22 @@ def admin_app(parts: AdminParts) -> FastAPI:
             return Response(body, media_type=content_type)
 
     _describe_proxy(app)
-    return app
+    return _identified(app)
+
+
+def _identified(app: App) -> App:
+    """Every answer carries an `x-request-id`, these too."""
+
+    async def identified(scope: Scope, receive: Receive, send: Send) -> None:
+        async def marked(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                mark = (b"x-request-id", new_id().encode())
+                message = {**message, "headers": [*message["headers"], mark]}
+            await send(message)
+
+        await app(scope, receive, marked)
+
+    return identified
 
 
 def _entries(parts: AdminParts, caller: Caller) -> dict[str, dict[str, Any]]:
@@ -148,7 +163,7 @@ def _entry(name: str, upstreams: list[Upstream]) -> dict[str, Any]:
 def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(TandemError)
     async def ours(request: Request, error: TandemError) -> Response:
-        headers = {"x-request-id": new_id(), **error_headers(error)}
+        headers = error_headers(error)
         return JSONResponse(error_json(error), status_code=error.status, headers=headers)
 
     @app.exception_handler(HTTPException)
