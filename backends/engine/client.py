@@ -279,7 +279,6 @@ class Engine:
             self._fail_all(why)
             if watchdog is not None:
                 watchdog.cancel()
-                await asyncio.gather(watchdog, return_exceptions=True)
             stopping = asyncio.create_task(child.stop(grace))
             try:
                 code = await asyncio.shield(stopping)
