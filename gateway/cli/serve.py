@@ -128,7 +128,12 @@ def bound(arguments: argparse.Namespace, config: Config) -> socket.socket:
     """The listening socket: the one our parent made, or a new one."""
     if arguments.fd is not None:
         return socket.socket(fileno=arguments.fd)
-    return listener(config.server.host, config.server.port)
+    host, port = config.server.host, config.server.port
+    try:
+        return listener(host, port)
+    except OSError as error:
+        why = f"{host}:{port}: {error.strerror or error}; --host and --port choose another"
+        raise OSError(error.errno, why) from None
 
 
 def leave_with_parent(listeners: Listeners) -> None:
