@@ -244,6 +244,19 @@ def test_strict_sequences_are_alone_and_never_narrow() -> None:
         assert sequences == {1} or (sequences == {0} and len(rows) > 1)
 
 
+def test_strict_batches_do_not_depend_on_company() -> None:
+    """A strict sequence is decoded in the same pieces whoever else is there."""
+    widths: list[list[int]] = []
+    for company in (0, 3):
+        scheduler, engine = make()
+        scheduler.submit(job(0, prompt=[1] * 21, strict=True))
+        for id in range(1, company + 1):
+            scheduler.submit(job(id, prompt=[2] * 15))
+        finish(scheduler)
+        widths.append([len(rows) for rows in engine.history if rows[0][0] == 0])
+    assert widths[0] == widths[1]
+
+
 @st.composite
 def stories(draw: st.DrawFn) -> list[tuple[str, int, list[int], int]]:
     """What a gateway might say, in any order: (what, id, tokens, number)."""
