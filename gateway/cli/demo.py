@@ -9,16 +9,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeAlias
 
 import httpx
 
 from gateway.cli.demo_ask import FRESH, Answer, ask, client
 from gateway.cli.demo_print import BUNDLED, Row, as_json, comparison, table
-from gateway.cli.demo_ratio import Comparison, compare
+from gateway.cli.demo_ratio import TOKENS, Comparison, compare
 from gateway.cli.serve import default_model_dir
 
 READY_WITHIN_S = 60.0
@@ -28,6 +28,8 @@ MODES = ("local", "cloud", "tandem", "auto")
 QUESTION = "What is Tandem?"
 BEFORE, AFTER = "def add(a, b):\n    return ", "\n\nprint(add(1, 2))\n"
 LIMIT = 48
+
+Say: TypeAlias = Callable[[str], None]
 
 
 class NotRunning(Exception):
@@ -55,23 +57,23 @@ def run(arguments: argparse.Namespace) -> int:
         return 130
 
 
-def show(http: httpx.Client, say: Any, *, as_data: bool) -> int:
+def show(http: httpx.Client, say: Say, *, as_data: bool) -> int:
     """Ask, print, and return the exit status: 0 if all modes that are there answered."""
     cards = _ready(http)
-    leaving = sorted(name for name, card in cards.items() if card["zone"] != "machine")
+    # A card's own upstream bears its name; the rest are aliases.
+    leaving = [n for n, c in cards.items() if c["upstreams"] == [n] and c["zone"] != "machine"]
     if leaving:
         say(f"prompts may leave this machine: {', '.join(leaving)}")
     say(f"asking {', '.join(mode for mode in MODES if mode in cards)}: {QUESTION!r}\n")
     rows = _rows(http, cards)
     say("\n".join(table(rows)))
-    say("\nmeasuring what drafting brings (96 tokens, greedy, both ways in turn) ...")
-    found = _compare(http, cards, rows)
+    found = _compare(http, cards, rows, say)
     if as_data:
         print(json.dumps(as_json(rows, found)))
     routes = {str(row.answer.record.get("upstream")) for row in rows if row.answer}
     machine = all(cards[name]["zone"] == "machine" for name in ("cloud", "tandem") if name in cards)
     bundled = any(route.startswith(BUNDLED) for route in routes)
-    say("\n".join(comparison(found, bundled=bundled, shared=machine)))
+    say("\n" + "\n".join(comparison(found, bundled=bundled, shared=machine)))
     answered = any(row.answer for row in rows) and not any(row.failed for row in rows)
     return 0 if answered else 1
 
@@ -104,19 +106,21 @@ def _rows(http: httpx.Client, cards: Mapping[str, Mapping[str, Any]]) -> list[Ro
 
 
 def _compare(
-    http: httpx.Client, cards: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]
+    http: httpx.Client, cards: Mapping[str, Mapping[str, Any]], rows: Sequence[Row], say: Say
 ) -> Comparison | str:
     """Compare `tandem` with a name that leads to its very target, and with nothing else."""
     answers = {row.mode: row.answer or Answer(error=row.absent) for row in rows}
-    tandem = answers["tandem"]
-    if tandem.error:
-        return f"`tandem` did not answer here ({tandem.error})"
-    target = str(tandem.record.get("upstream_model"))
+    if answers["tandem"].error:
+        return f"`tandem` did not answer ({answers['tandem'].error})"
+    target = str(answers["tandem"].record.get("upstream_model"))
     if answers["cloud"].record.get("upstream_model") == target:
-        return compare(http, "cloud", "tandem")
-    if target in cards:
-        return compare(http, target, "tandem")
-    return f"`cloud` is another model than the target of `tandem` ({target})"
+        plain = "cloud"
+    elif target in cards:
+        plain = target
+    else:
+        return f"`cloud` is another model than the target of `tandem` ({target})"
+    say(f"\nmeasuring what drafting brings ({TOKENS} tokens, greedy, both ways in turn) ...")
+    return compare(http, plain, "tandem")
 
 
 def _fills(card: Mapping[str, Any] | None) -> bool:
@@ -146,7 +150,7 @@ def _ready(http: httpx.Client) -> dict[str, Mapping[str, Any]]:
 
 
 @contextmanager
-def _gateway(arguments: argparse.Namespace, say: Any) -> Iterator[str]:
+def _gateway(arguments: argparse.Namespace, say: Say) -> Iterator[str]:
     """The address of the gateway to ask; one is started, and stopped again, if none was named."""
     if arguments.base_url:
         yield arguments.base_url.rstrip("/").removesuffix("/v1")
@@ -172,7 +176,7 @@ def _gateway(arguments: argparse.Namespace, say: Any) -> Iterator[str]:
                 process.wait()
 
 
-def _await(process: subprocess.Popen[bytes], base_url: str, output: Any) -> None:
+def _await(process: subprocess.Popen[bytes], base_url: str, output: IO[str]) -> None:
     """Wait until /readyz says ready. Raises NotRunning with the gateway's last words."""
     deadline = time.monotonic() + READY_WITHIN_S
     with httpx.Client(base_url=base_url, timeout=5, trust_env=False) as http:

@@ -109,8 +109,8 @@ def comparison(found: Comparison | str, *, bundled: bool, shared: bool) -> list[
 
 def _acceptance(found: Comparison) -> str:
     if found.acceptance is None:
-        return "nothing was drafted"
-    return f"{found.acceptance:.0%} of {found.drafted} drafted tokens"
+        return "no draft arrived before the target had gone on by itself"
+    return f"{found.acceptance:.0%} of {found.drafted} drafted tokens, first trials included"
 
 
 def _drafting(found: Comparison) -> str:
@@ -119,8 +119,10 @@ def _drafting(found: Comparison) -> str:
         return f"no session with the companion ({', '.join(without)}): plain streaming served"
     if found.drafting == found.pairs:
         return "on: all measured answers were drafted"
+    if any(each.endswith(";draft-lost") for each in found.strategies):
+        return "the drafter was lost; the target went on alone"
     if found.drafting == 0:
-        return "off: the controller measured that it does not pay here, and stopped it"
+        return "off: the controller tried it, measured no gain here, and stopped it"
     return f"on in {found.drafting} of {found.pairs} measured answers: the controller switches it"
 
 

@@ -17,6 +17,8 @@ ROUNDS = 3
 SETTLING = 6
 """Answers before anything is measured: the controller drafts in its first ones to find out whether
 that pays, and then decides."""
+DRAFTED = "companion"
+"""The strategy of an answer that was drafted throughout; `;` and a word say why one was not."""
 
 PROMPTS = (
     "def read_lines(path):\n",
@@ -28,7 +30,10 @@ PROMPTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Rates are tokens a second; ratios are tandem over plain, one for each pair of answers."""
+    """Rates are tokens a second; ratios are tandem over plain, one for each pair of answers.
+
+    `drafted` counts what the target looked at, the settling answers included.
+    """
 
     target: str
     plain: float
@@ -37,7 +42,7 @@ class Comparison:
     drafted: int
     accepted: int
     drafting: int
-    """Measured answers that were drafted."""
+    """Measured answers that were drafted to their end."""
     identical: int
     pairs: int
     strategies: tuple[str, ...]
@@ -83,7 +88,7 @@ def _compared(settling: Sequence[Answer], pairs: Sequence[tuple[Answer, Answer]]
         ratios=tuple(other / one for one, other in rates),
         drafted=sum(each.get("drafted", 0) for each in told),
         accepted=sum(each.get("accepted", 0) for each in told),
-        drafting=sum(bool(each.get("drafted")) for each in measured),
+        drafting=sum(each.get("strategy") == DRAFTED for each in measured),
         identical=sum(one.text == other.text for one, other in pairs),
         pairs=len(pairs),
         strategies=tuple(dict.fromkeys(str(each.get("strategy", "")) for each in measured)),

@@ -10,14 +10,21 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import local_engine_missing
-from tests.fakes.process import Serving, clean_env
+from tests.fakes.process import Serving, clean_env, serve
 
 TIERS = {"local": "local", "cloud": "cloud", "tandem": "speculative", "auto": "local"}
 
 
-def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
+CLOUD_ONLY = """
+upstreams:
+  theirs: {{kind: openai, profile: generic, base_url: "{base_url}/v1", model: tandem-demo-target}}
+"""
+
+
+def demo(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "gateway", "demo", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=clean_env(), timeout=110)
+    env = clean_env() if env is None else env
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=110)
 
 
 def test_every_mode_answers(gateway: Serving) -> None:
@@ -53,10 +60,18 @@ def test_starts_a_gateway_and_stops_it(tmp_path: Path) -> None:
     assert "no gateway answers" in gone.stderr
 
 
-def test_absent_modes_are_said() -> None:
-    """A mode without an upstream is named as absent, and is not a failure."""
-    from gateway.cli.demo_print import Row, table
-
-    lines = table([Row(mode="tandem", absent="no upstream stands behind it")])
-    assert lines[-1] == "tandem: not here: no upstream stands behind it"
-    assert not Row(mode="tandem", absent="why").failed
+def test_a_gateway_without_local_models(gateway: Serving, tmp_path: Path) -> None:
+    """With a cloud alone, behind a key, the other modes are named as absent and nothing fails."""
+    config = tmp_path / "tandem.yaml"
+    config.write_text(CLOUD_ONLY.format(base_url=gateway.base_url))
+    keyed = clean_env(TANDEM_API_KEY="tdm-for-this-test")
+    with serve("-c", str(config), env=keyed) as running:
+        done = demo("--base-url", running.base_url, env=keyed)
+        refused = demo("--base-url", running.base_url)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for mode in ("local", "tandem"):
+        assert f"{mode}: not here: no upstream stands behind it" in done.stdout
+    assert "speculative ratio: none" in done.stdout
+    assert "prompts may leave this machine: theirs\n" in done.stdout
+    assert refused.returncode == 1
+    assert "401" in refused.stderr
