@@ -12,7 +12,6 @@ from gateway.breaker import Breaker
 from gateway.core.errors import (
     EngineFailed,
     TandemError,
-    UpstreamBroken,
     UpstreamError,
     UpstreamOverloaded,
     UpstreamRejected,
@@ -25,6 +24,9 @@ SMOOTHING = 0.2
 DEFAULT_COOLDOWN_S = 1.0
 LONGEST_COOLDOWN_S = 600.0
 HEALTH_EVERY_S = 2.0
+SOONEST_LOOK_S = 0.1
+"""An upstream that has just gone down is looked at again this soon, then ever more rarely: a local
+worker is back within a second, a box in the office may take the afternoon."""
 
 
 @dataclass(slots=True)
@@ -34,6 +36,7 @@ class _Member:
     health: Health = Health(ok=False, detail="starting")
     in_flight: int = 0
     ttft_s: float | None = None
+    hurt: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Fleet:
@@ -45,14 +48,17 @@ class Fleet:
     def __init__(self, backends: Mapping[str, Backend], clock: Callable[[], float]) -> None:
         self._members = {name: _Member(backend) for name, backend in backends.items()}
         self._clock = clock
-        self._watcher: asyncio.Task[None] | None = None
+        self._watchers: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Start every backend, parts before wholes, and then keep an eye on their health."""
         for member in self._members.values():
             await member.backend.start()
         await self.look()
-        self._watcher = asyncio.create_task(self._watch(), name="fleet-health")
+        self._watchers = [
+            asyncio.create_task(self._watch(name, member), name=f"health of {name}")
+            for name, member in self._members.items()
+        ]
 
     def assume_healthy(self) -> None:
         """For explanations of a fleet that was never started."""
@@ -60,9 +66,9 @@ class Fleet:
             member.health = Health(ok=True, detail="not asked")
 
     async def aclose(self) -> None:
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
+        for watcher in self._watchers:
+            watcher.cancel()
+        await asyncio.gather(*self._watchers, return_exceptions=True)
         for member in reversed(self._members.values()):
             await member.backend.aclose()
 
@@ -117,7 +123,13 @@ class Fleet:
             case UpstreamOverloaded():
                 pause = min(error.retry_after or DEFAULT_COOLDOWN_S, LONGEST_COOLDOWN_S)
                 member.breaker.cool(self._clock() + pause)
-            case EngineFailed() | UpstreamBroken() | UpstreamError():
+            case EngineFailed():
+                # Its supervisor knows when it is back, and the health watch sees that at once; a
+                # breaker would keep it out for longer.
+                member.breaker.abandoned()
+                member.health = Health(ok=False, detail="its worker ended")
+                member.hurt.set()
+            case UpstreamError():
                 member.breaker.failed(self._clock())
             case TandemError():
                 member.breaker.succeeded()
@@ -126,21 +138,30 @@ class Fleet:
 
     async def look(self) -> None:
         """Ask every backend how it is, all at once."""
-        members = list(self._members.items())
-        found = await asyncio.gather(
-            *(member.backend.health() for _, member in members), return_exceptions=True
-        )
-        for (name, member), health in zip(members, found, strict=True):
-            if isinstance(health, BaseException):
-                health = Health(ok=False, detail=type(health).__name__)
-            if health.ok != member.health.ok:
-                logger.info("upstream %s is %s %s", name, _word(health), health.detail)
-            member.health = health
+        await asyncio.gather(*(self._look_at(n, m) for n, m in self._members.items()))
 
-    async def _watch(self) -> None:
+    async def _look_at(self, name: str, member: _Member) -> None:
+        try:
+            health = await member.backend.health()
+        except TandemError as error:
+            health = Health(ok=False, detail=error.message)
+        if health.ok != member.health.ok:
+            logger.info("upstream %s is %s %s", name, _word(health), health.detail)
+        member.health = health
+
+    async def _watch(self, name: str, member: _Member) -> None:
+        pause = HEALTH_EVERY_S
         while True:
-            await asyncio.sleep(HEALTH_EVERY_S)
-            await self.look()
+            try:
+                async with asyncio.timeout(pause):
+                    await member.hurt.wait()
+            except TimeoutError:
+                pass
+            else:
+                member.hurt.clear()
+                pause = SOONEST_LOOK_S / 2
+            await self._look_at(name, member)
+            pause = HEALTH_EVERY_S if member.health.ok else min(pause * 2, HEALTH_EVERY_S)
 
 
 def _word(health: Health) -> str:

@@ -24,6 +24,8 @@ from gateway.limits.keys import OpenGateway, callers_from, check_bind, is_loopba
 from gateway.listen import Listeners, listener
 from gateway.record import JsonLog
 
+logger = logging.getLogger("tandem.serve")
+
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("serve", help="run the gateway")
@@ -119,6 +121,8 @@ async def configure(
             await companion.start()
             upstreams[TARGET] |= {"base_url": companion.base_url, "api_key": companion.key}
         config = Config.build(upstreams=upstreams, privacy={"default": found.default_zone})
+    if config.memory.budget is not None:
+        logger.warning("memory.budget is read but not enforced yet")
     changes = {"host": arguments.host, "port": arguments.port}
     server = config.server.model_copy(update={k: v for k, v in changes.items() if v is not None})
     return replace(config, server=server, callers=callers_from(config.callers, env)), found

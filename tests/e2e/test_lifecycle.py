@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.conftest import local_engine_missing
-from tests.fakes.process import Serving, clean_env, serve
+from tests.fakes.process import Serving, clean_env, family, serve, workers
 
 CHAT = "/v1/chat/completions"
 LONG = {
@@ -44,33 +44,6 @@ def eventually(holds: Callable[[], bool], *, within_s: float = 30) -> None:
     while not holds():
         assert time.monotonic() < deadline, "it never came to hold"
         time.sleep(0.02)
-
-
-def family(pid: int) -> set[int]:
-    """Every living descendant of a process."""
-    found: set[int] = set()
-    todo = [pid]
-    while todo:
-        parent = todo.pop()
-        for task in Path(f"/proc/{parent}/task").glob("*/children"):
-            try:
-                children = {int(child) for child in task.read_text().split()}
-            except OSError:
-                continue
-            found |= children
-            todo += children
-    return found
-
-
-def workers(pid: int) -> list[int]:
-    """The engine workers of a gateway itself, not those of its companion."""
-    names = {}
-    for child in family(pid):
-        try:
-            names[child] = Path(f"/proc/{child}/cmdline").read_bytes()
-        except OSError:
-            continue
-    return [child for child, line in names.items() if b"backends.engine.worker" in line]
 
 
 def alive(pids: set[int]) -> set[int]:
@@ -112,7 +85,7 @@ def test_a_killed_worker_ends_its_stream_and_comes_back(own: Serving) -> None:
         with client.stream("POST", CHAT, json=LONG) as answer:
             lines = answer.iter_lines()
             next(lines)
-            mine = [w for w in workers(pid) if b"draft" in Path(f"/proc/{w}/cmdline").read_bytes()]
+            mine = workers(pid, model="draft")
             assert len(mine) == 1
             os.kill(mine[0], signal.SIGSTOP)
             os.kill(mine[0], signal.SIGKILL)

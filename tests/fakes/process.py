@@ -95,3 +95,34 @@ def _wait_ready(base_url: str) -> None:
             return
         time.sleep(0.05)
     raise AssertionError("the gateway did not become ready")
+
+
+def family(pid: int) -> set[int]:
+    """Every living descendant of a process."""
+    found: set[int] = set()
+    todo = [pid]
+    while todo:
+        parent = todo.pop()
+        for task in Path(f"/proc/{parent}/task").glob("*/children"):
+            try:
+                children = {int(child) for child in task.read_text().split()}
+            except OSError:
+                continue
+            found |= children
+            todo += children
+    return found
+
+
+def workers(pid: int, model: str = "") -> list[int]:
+    """The engine workers under a gateway, its companion's too; of one model if it is named."""
+    names = {}
+    for child in family(pid):
+        try:
+            names[child] = Path(f"/proc/{child}/cmdline").read_bytes()
+        except OSError:
+            continue
+    return [
+        child
+        for child, line in names.items()
+        if b"backends.engine.worker" in line and model.encode() in line
+    ]
