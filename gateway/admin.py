@@ -170,8 +170,12 @@ def _handle_errors(app: FastAPI) -> None:
     async def theirs(request: Request, error: HTTPException) -> Response:
         path = request.url.path[:120]
         if error.status_code == 405:
-            return await ours(request, MethodNotAllowed(f"Not this method on {path!r}."))
-        return await ours(request, NotFound(f"There is no {path!r} here.", code="unknown_path"))
+            allow = dict(error.headers or {})
+            return await ours(
+                request, MethodNotAllowed(f"Not this method on {path!r}.", headers=allow)
+            )
+        message = f"There is no {path!r} here. GET /v1/models lists models, /openapi.json paths."
+        return await ours(request, NotFound(message, code="unknown_path"))
 
 
 def _describe_proxy(app: FastAPI) -> None:

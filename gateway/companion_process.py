@@ -31,7 +31,8 @@ class CompanionProcess:
         self._arguments = arguments
         # Provider keys are no business of a process that only runs a model.
         plain = {name: value for name, value in env.items() if not name.endswith("_API_KEY")}
-        self._env = {**plain, "TANDEM_API_KEY": self.key}
+        # Its log lines would look like ours; what goes wrong is still told.
+        self._env = {**plain, "TANDEM_API_KEY": self.key, "TANDEM_LOG": "WARNING"}
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = self._socket.getsockname()[1]
         self._process: asyncio.subprocess.Process | None = None

@@ -17,7 +17,7 @@ from gateway.app import Gateway
 from gateway.cli.announce import announce
 from gateway.companion_process import CompanionProcess
 from gateway.config import Config, ConfigError, load
-from gateway.config_sections import Privacy
+from gateway.config_sections import CacheSection, ExactCache, Privacy
 from gateway.core.routing import Zone
 from gateway.discovery import BUNDLED_TARGET, TARGET, Found, discover
 from gateway.limits.keys import OpenGateway, callers_from, check_bind, is_loopback
@@ -66,16 +66,21 @@ def run(arguments: argparse.Namespace) -> int:
     except OSError as error:
         print(f"cannot listen: {error.strerror or error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        pass  # while starting: everything was closed on the way out
     return 0
 
 
 async def serve(arguments: argparse.Namespace, env: Mapping[str, str]) -> None:
     """Run until told to stop. Everything that was started is stopped, on every way out."""
     async with AsyncExitStack() as stack:
-        config, found = await configure(arguments, env, stack)
+        config, found, companion = await configure(arguments, env)
         check_bind(config.server.host, bool(config.callers))
         sock = bound(arguments, config)
         stack.callback(sock.close)
+        if companion is not None:
+            stack.push_async_callback(companion.aclose)
+            await companion.start()
         gateway = Gateway(
             config,
             model_dir=arguments.model_dir,
@@ -98,34 +103,36 @@ async def serve(arguments: argparse.Namespace, env: Mapping[str, str]) -> None:
 
 
 async def configure(
-    arguments: argparse.Namespace, env: Mapping[str, str], stack: AsyncExitStack
-) -> tuple[Config, Found | None]:
+    arguments: argparse.Namespace, env: Mapping[str, str]
+) -> tuple[Config, Found | None, CompanionProcess | None]:
     """The configuration to run: the file's, the companion's, or what is found.
 
-    Raises ConfigError. Starts the bundled companion if the configuration needs it.
+    Raises ConfigError. The bundled companion, if it is needed, has its address but is not started.
     """
     found: Found | None = None
+    companion: CompanionProcess | None = None
     if arguments.config is not None:
         config = load(arguments.config, env)
         if arguments.local_only:
             config = replace(config, privacy=Privacy(default=Zone.MACHINE))
     elif arguments.companion:
-        # The gateway before it has the cache, and its `no-cache` does not reach this one.
-        config = Config.build(upstreams={TARGET: BUNDLED_TARGET}, cache={"exact": "off"})
+        config = Config.build(upstreams={TARGET: BUNDLED_TARGET})
     else:
         found = await discover(env, arguments.model_dir, local_only=arguments.local_only)
         upstreams = dict(found.upstreams)
         if found.needs_companion:
             companion = CompanionProcess(["--model-dir", str(arguments.model_dir)], dict(env))
-            stack.push_async_callback(companion.aclose)
-            await companion.start()
             upstreams[TARGET] |= {"base_url": companion.base_url, "api_key": companion.key}
         config = Config.build(upstreams=upstreams, privacy={"default": found.default_zone})
+    if arguments.companion:
+        # The gateway before it has the cache, and its clients' `no-cache` does not reach this one.
+        config = replace(config, cache=CacheSection(exact=ExactCache(memory=0)))
     if config.memory.budget is not None:
         logger.warning("memory.budget is read but not enforced yet")
     changes = {"host": arguments.host, "port": arguments.port}
     server = config.server.model_copy(update={k: v for k, v in changes.items() if v is not None})
-    return replace(config, server=server, callers=callers_from(config.callers, env)), found
+    callers = callers_from(config.callers, env)
+    return replace(config, server=server, callers=callers), found, companion
 
 
 def bound(arguments: argparse.Namespace, config: Config) -> socket.socket:
