@@ -24,8 +24,9 @@ IGNORED = 0.0
 
 CODE, CHAT, LIBRARY = "code", "chat", "library"
 # Shares of documents by kind.
-MIX = {CODE: 0.40, CHAT: 0.52, LIBRARY: 0.08}
+MIX = {CODE: 0.36, CHAT: 0.50, LIBRARY: 0.14}
 FIM_SHARE = 0.5
+SEAM_SHARE = 0.6
 _CHARS_PER_TOKEN = 3.2
 
 
@@ -103,8 +104,25 @@ class Stream:
         if self.rng.random() < FIM_SHARE and room > 64:
             tokens = self._fim(text, room)
         else:
-            tokens = [*self.tokenizer.encode(text).ids, self.end]
+            tokens = [*self._cut_and_encoded(text), self.end]
         return tokens, [1.0] * len(tokens)
+
+    def _cut_and_encoded(self, text: str) -> list[int]:
+        """Plain text, often with a seam where a cursor might stand.
+
+        A prompt may end after an indentation, whose tokens then differ from those of running text:
+        without such seams the model has never seen what it is asked to continue.
+        """
+        tokens: list[int] = []
+        while text and self.rng.random() < SEAM_SHARE:
+            cut = self.rng.randrange(min(len(text), 400))
+            if self.rng.random() < 0.7:
+                cut = text.find("\n", cut) + 1
+                while cut < len(text) and text[cut] == " ":
+                    cut += 1
+            tokens += self.tokenizer.encode(text[:cut]).ids
+            text = text[cut:]
+        return tokens + self.tokenizer.encode(text).ids
 
     def _fim(self, text: str, room: int) -> list[int]:
         """Prefix, suffix, middle, end: an editor's request and what it wants back."""
