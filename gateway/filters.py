@@ -1,7 +1,7 @@
 """Hard filters: what may serve a request at all, before any policy ranks what is left. Pure.
 
 They are not policies and cannot be left out of a configuration (DESIGN 2.2, 2.3). The order is
-zone, features, context, health: the first that a candidate fails is its reason.
+zone, features, health, context: the first that a candidate fails is its reason.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Reason(StrEnum):
 
     ZONE = "zone"
     FEATURE = "feature"
-    CONTEXT = "context"
     HEALTH = "health"
+    CONTEXT = "context"
 
 
 PARAMS: Mapping[Feature, str] = {
@@ -126,18 +126,26 @@ def admit(
     """
     zone = min(zone, caller.zone)
     kept: list[Candidate] = []
+    tight: list[Candidate] = []
     rejected: list[Rejection] = []
     for candidate in candidates:
         rejection = (
             _refused(request, candidate, zone)
-            or _too_long(request, candidate, counted)
             or _down(candidate)
+            or _too_long(request, candidate, counted)
         )
         if rejection is None:
             kept.append(candidate)
-        else:
-            rejected.append(rejection)
-    return tuple(kept), tuple(rejected)
+            continue
+        rejected.append(rejection)
+        if rejection.param == "max_tokens":
+            tight.append(candidate)
+    if kept or not tight:
+        return tuple(kept), tuple(rejected)
+    # Editors ask for thousands of tokens and want a few: an answer that ends with `length` where
+    # the context does is better than none. Only the prompt is never cut.
+    names = {candidate.upstream.name for candidate in tight}
+    return tuple(tight), tuple(r for r in rejected if r.upstream not in names)
 
 
 def refusal(request: ChatRequest, rejected: Sequence[Rejection]) -> TandemError:

@@ -178,7 +178,7 @@ class LlamaCppBackend:
             )
         if isinstance(request.prompt, tuple):
             return self._checked(request.prompt)
-        return await self.prompts.text(request.prompt)
+        return await self.prompts.text(request.prompt) or self._beginning()
 
     def job(
         self,
@@ -203,7 +203,9 @@ class LlamaCppBackend:
                 f"{'messages take' if chat else 'prompt takes'} {len(prompt)}.",
                 param="messages" if chat else "prompt",
             )
-        wanted = request.sampling.max_tokens or self._options.max_tokens or room
+        wanted = request.sampling.max_tokens
+        if wanted is None:
+            wanted = self._options.max_tokens or room
         return Job(
             id=0,
             tokens=prompt,
@@ -219,6 +221,10 @@ class LlamaCppBackend:
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncGenerator[Event, None]:
         prompt = await self.prompt(request)
+        if request.sampling.max_tokens == 0:
+            yield Finish(reason="length")
+            yield UsageReport(usage=Usage(prompt_tokens=len(prompt)))
+            return
         sequence = await self.engine.submit(self.job(request, prompt, tenant=call.tenant))
         tokens = 0
         try:
@@ -290,6 +296,12 @@ class LlamaCppBackend:
         if cut:
             log.info("%s: fill-in-the-middle left out %d tokens", self._upstream.name, cut)
         return tokens
+
+    def _beginning(self) -> tuple[int, ...]:
+        """An empty prompt is the beginning of a text."""
+        facts = self.prompts.vocabulary
+        first = -1 if facts is None else (facts.bos if facts.bos >= 0 else facts.eos)
+        return (first,) if first >= 0 else ()
 
     def _checked(self, prompt: tuple[int, ...]) -> tuple[int, ...]:
         facts = self.prompts.vocabulary

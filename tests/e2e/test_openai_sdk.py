@@ -170,3 +170,19 @@ def test_lists_models(client: OpenAI) -> None:
     assert one.model_extra["context_length"] == listed["local"].model_extra["context_length"]
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("nothing")
+
+
+@pytest.mark.parametrize("model", ["local", "cloud", "tandem"])
+def test_the_ends_of_the_range(client: OpenAI, model: str) -> None:
+    """No token, more than the context holds, and no prompt at all: an answer, not an error."""
+    none = client.completions.create(model=model, prompt="def f", max_tokens=0)
+    assert (none.choices[0].text, none.choices[0].finish_reason) == ("", "length")
+    assert none.usage is not None
+    assert none.usage.prompt_tokens > 0
+    much = client.completions.create(
+        model=model, prompt="def f", max_tokens=32000, temperature=0, stop=["def"]
+    )
+    assert much.choices[0].finish_reason in ("stop", "length")
+    empty = client.completions.create(model=model, prompt="", max_tokens=4)
+    assert empty.usage is not None
+    assert empty.usage.completion_tokens > 0

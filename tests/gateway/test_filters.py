@@ -97,7 +97,7 @@ def test_a_key_sees_its_models() -> None:
 
 
 def test_each_filter_names_its_reason() -> None:
-    """Zone before features before context before health: the first failed is the reason."""
+    """Zone before features before health before context: the first failed is the reason."""
     asked = request("x" * 10, features=CHAT | {Feature.TOOLS})
     tools = CHAT | {Feature.TOOLS}
     found = admit(
@@ -105,20 +105,20 @@ def test_each_filter_names_its_reason() -> None:
         [
             candidate("far", zone=Zone.PUBLIC, healthy=False),
             candidate("plain", healthy=False),
-            candidate("short", features=tools, context=5, healthy=False),
-            candidate("down", features=tools, healthy=False),
+            candidate("down", features=tools, context=5, healthy=False),
+            candidate("short", features=tools, context=5),
             candidate("good", features=tools),
         ],
         Zone.ORGANISATION,
         ANYONE,
-        {"short": 10},
+        {"short": 10, "down": 10},
     )
     assert [each.upstream.name for each in found[0]] == ["good"]
     assert [(each.upstream, each.reason) for each in found[1]] == [
         ("far", Reason.ZONE),
         ("plain", Reason.FEATURE),
-        ("short", Reason.CONTEXT),
         ("down", Reason.HEALTH),
+        ("short", Reason.CONTEXT),
     ]
 
 
@@ -163,12 +163,20 @@ def test_what_a_filter_removes_is_not_counted() -> None:
 
 
 def test_context_is_prompt_and_answer() -> None:
-    """Exactly full fits; one more does not; an uncounted one stays."""
+    """Exactly full fits; a prompt without room for a token does not; an uncounted one stays."""
     full = request(sampling=Sampling(max_tokens=20))
     small = candidate("a", context=100)
     assert reasons(full, small, a=80) == {}
-    assert reasons(full, small, a=81) == {"a": Reason.CONTEXT}
+    assert reasons(full, small, a=100) == {"a": Reason.CONTEXT}
     assert reasons(full, small) == {}
+
+
+def test_room_for_the_whole_answer_is_preferred() -> None:
+    """One more than full serves only where nothing has more room; the prompt is never cut."""
+    asked = request(sampling=Sampling(max_tokens=20))
+    small, large = candidate("a", context=100), candidate("b", context=1000)
+    assert reasons(asked, small, large, a=81, b=81) == {"a": Reason.CONTEXT}
+    assert reasons(asked, small, a=81) == {}
 
 
 def test_infill_is_not_measured() -> None:
@@ -203,14 +211,11 @@ def test_a_parameter_nobody_honours() -> None:
 def test_too_long() -> None:
     """400 context_length_exceeded; the parameter is the one that must shrink."""
     asked = request(sampling=Sampling(max_tokens=50))
-    for counted, param in [(120, "messages"), (80, "max_tokens")]:
-        _, rejected = admit(
-            asked, [candidate("a", context=100)], Zone.PUBLIC, ANYONE, {"a": counted}
-        )
-        error = refusal(asked, rejected)
-        assert isinstance(error, ContextExceeded)
-        assert (error.code, error.param) == ("context_length_exceeded", param)
-        assert f"{counted + 50} were requested" in error.message
+    _, rejected = admit(asked, [candidate("a", context=100)], Zone.PUBLIC, ANYONE, {"a": 120})
+    error = refusal(asked, rejected)
+    assert isinstance(error, ContextExceeded)
+    assert (error.code, error.param) == ("context_length_exceeded", "messages")
+    assert "170 were requested" in error.message
 
 
 def test_what_could_serve_is_down() -> None:
