@@ -65,6 +65,7 @@ def to_json(record: ExchangeRecord) -> dict[str, Any]:
             "completion_tokens": usage.completion_tokens,
             "cached_tokens": usage.cached_tokens,
             "reasoning_tokens": usage.reasoning_tokens,
+            "cut_tokens": usage.cut_tokens,
             "estimated": usage.estimated,
         },
         "finish_reason": record.finish_reason,

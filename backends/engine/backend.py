@@ -169,16 +169,19 @@ class LlamaCppBackend:
 
         Except around a hole to fill, by the rule in fim.py. Raises InvalidRequest, EngineFailed.
         """
+        return (await self._prepared(request))[0]
+
+    async def _prepared(self, request: ChatRequest) -> tuple[tuple[int, ...], int]:
+        """(prompt, tokens that were left out of it)"""
         self._require_started()
         if request.suffix is not None or request.endpoint is Endpoint.INFILL:
             return await self._infill(request)
         if request.endpoint is Endpoint.CHAT:
-            return await self.prompts.chat(
-                [{"role": m.role, "content": m.text} for m in request.messages]
-            )
+            turns = [{"role": m.role, "content": m.text} for m in request.messages]
+            return await self.prompts.chat(turns), 0
         if isinstance(request.prompt, tuple):
-            return self._checked(request.prompt)
-        return await self.prompts.text(request.prompt) or self._beginning()
+            return self._checked(request.prompt), 0
+        return await self.prompts.text(request.prompt) or self._beginning(), 0
 
     def job(
         self,
@@ -220,10 +223,10 @@ class LlamaCppBackend:
         )
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncGenerator[Event, None]:
-        prompt = await self.prompt(request)
+        prompt, cut = await self._prepared(request)
         if request.sampling.max_tokens == 0:
             yield Finish(reason="length")
-            yield UsageReport(usage=Usage(prompt_tokens=len(prompt)))
+            yield UsageReport(usage=Usage(prompt_tokens=len(prompt), cut_tokens=cut))
             return
         sequence = await self.engine.submit(self.job(request, prompt, tenant=call.tenant))
         tokens = 0
@@ -239,6 +242,7 @@ class LlamaCppBackend:
                         prompt_tokens=output.prompt_tokens,
                         completion_tokens=output.completion_tokens,
                         cached_tokens=output.cached_tokens,
+                        cut_tokens=cut,
                     )
                     yield UsageReport(usage=usage)
         finally:
@@ -277,7 +281,7 @@ class LlamaCppBackend:
             presence_penalty=sampling.presence_penalty,
         )
 
-    async def _infill(self, request: ChatRequest) -> tuple[int, ...]:
+    async def _infill(self, request: ChatRequest) -> tuple[tuple[int, ...], int]:
         if Feature.FIM not in self._upstream.features:
             raise InvalidRequest(
                 f"{self._upstream.model} has no fill-in-the-middle tokens", param="suffix"
@@ -293,9 +297,7 @@ class LlamaCppBackend:
             room=context - answer,
             batch=self._settings.batch,
         )
-        if cut:
-            log.info("%s: fill-in-the-middle left out %d tokens", self._upstream.name, cut)
-        return tokens
+        return tokens, cut
 
     def _beginning(self) -> tuple[int, ...]:
         """An empty prompt is the beginning of a text."""

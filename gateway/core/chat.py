@@ -142,12 +142,16 @@ class ChatRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens of one answer. `estimated` is set when an upstream did not report them."""
+    """Tokens of one answer. `estimated` is set when an upstream did not report them.
+
+    `cut_tokens` were left out around a hole to fill, by its protocol's rule (DESIGN 2.2).
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    cut_tokens: int = 0
     estimated: bool = False
 
     @property

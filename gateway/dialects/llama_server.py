@@ -143,7 +143,7 @@ def _final(text: str, reason: str, usage: Usage, answering: Answering) -> dict[s
         "tokens_predicted": usage.completion_tokens,
         "tokens_evaluated": usage.prompt_tokens,
         "tokens_cached": usage.cached_tokens,
-        "truncated": False,
+        "truncated": usage.cut_tokens > 0,
         "stop_type": _STOP_TYPES.get(reason, "none"),
         "timings": {
             "prompt_n": fresh,

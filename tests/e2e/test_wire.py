@@ -146,6 +146,9 @@ def test_infill_as_llama_vim_reads_it(http: httpx.Client) -> None:
     warm = http.post("/infill", json={**body, "n_predict": 0, "response_fields": [""]})
     assert (warm.status_code, warm.json()) == (200, {})
     assert http.post("/infill", json={"input_prefix": "x"}).status_code == 400
+    assert answer.json()["truncated"] is False
+    long = {**body, "input_prefix": "x = 1\n" * 2000}
+    assert http.post("/infill", json=long).json()["truncated"] is True
 
 
 def test_headers_tell_the_plan(http: httpx.Client) -> None:

@@ -21,7 +21,12 @@ def entry(text: str = "Paris") -> Entry:
         index=1, text=text, reasoning="r", refusal="n", tool_calls=(call,), finish_reason="stop"
     )
     usage = Usage(
-        prompt_tokens=1, completion_tokens=2, cached_tokens=3, reasoning_tokens=4, estimated=True
+        prompt_tokens=1,
+        completion_tokens=2,
+        cached_tokens=3,
+        reasoning_tokens=4,
+        cut_tokens=5,
+        estimated=True,
     )
     return Entry(
         completion=Completion(choices=(choice,), usage=usage),
