@@ -121,7 +121,10 @@ class Backend(Protocol):
         """
 
     async def count(self, request: ChatRequest) -> int | None:
-        """Exact prompt tokens by the model's own tokenizer and template; None if unknown."""
+        """Exact prompt tokens by the model's own tokenizer and template; None if unknown.
+
+        A number beyond the context need not be exact, only not too high.
+        """
 
     async def health(self) -> Health:
         """A cheap look, no tokens spent."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from gateway.admission import Admission, Permit
 from gateway.cache.base import Cache, Entry
 from gateway.cache.key import Directives, cache_key, directives
-from gateway.core.chat import Usage
+from gateway.core.chat import ChatRequest, Usage
 from gateway.core.errors import LocalUnavailable, TandemError, Unavailable, UpstreamBroken
 from gateway.core.events import Collector, Event, Finish, Frame, is_content, replay
 from gateway.core.exchange import Attempt, Call, Exchange, ExchangeRecord, RecordDraft, Reply
@@ -163,13 +163,7 @@ class Pipeline:
         zone = zone_of(caller, exchange.headers, book.default_zone, book.locality(facts))
         alias, names = resolve(request.model, book.aliases, self.fleet.names, caller)
         candidates = self.fleet.snapshot(book.reach(alias, facts, names))
-        counted: dict[str, int] = {}
-        for candidate in candidates:
-            if ask_count(request, candidate, zone):
-                name = candidate.upstream.name
-                tokens = await self.fleet.backend(name).count(request)
-                if tokens is not None:
-                    counted[name] = tokens
+        counted = await self._count(request, candidates, zone)
         kept, rejected = admit(request, candidates, zone, caller, counted)
         if not kept:
             raise refusal(request, rejected)
@@ -179,6 +173,23 @@ class Pipeline:
             raise Unavailable("No policy made a choice.", code="no_route")
         route = replace(route, rejected=(*rejected, *route.rejected))
         return Plan(zone=zone, facts=facts, route=route, counted=counted)
+
+    async def _count(
+        self, request: ChatRequest, candidates: tuple[Candidate, ...], zone: Zone
+    ) -> dict[str, int]:
+        """Prompt tokens, by upstream, for those whose context might be too small."""
+        counted: dict[str, int] = {}
+        for candidate in candidates:
+            if not ask_count(request, candidate, zone):
+                continue
+            name = candidate.upstream.name
+            try:
+                tokens = await self.fleet.backend(name).count(request)
+            except TandemError:
+                continue  # it cannot tell; if it is chosen all the same, its answer will
+            if tokens is not None:
+                counted[name] = tokens
+        return counted
 
     async def _lookup(
         self, exchange: Exchange, plan: Plan, wish: Directives, draft: RecordDraft

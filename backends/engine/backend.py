@@ -174,6 +174,8 @@ class LlamaCppBackend:
     async def _prepared(self, request: ChatRequest) -> tuple[tuple[int, ...], int]:
         """(prompt, tokens that were left out of it)"""
         self._require_started()
+        if least := self._hopeless(request):
+            raise self._exceeded(request, f"at least {least}")
         if request.suffix is not None or request.endpoint is Endpoint.INFILL:
             return await self._infill(request)
         if request.endpoint is Endpoint.CHAT:
@@ -200,12 +202,7 @@ class LlamaCppBackend:
         context = self._upstream.context or 0
         room = context - len(prompt)
         if room < 1:
-            chat = request.endpoint is Endpoint.CHAT
-            raise ContextExceeded(
-                f"This model's maximum context length is {context} tokens, and the "
-                f"{'messages take' if chat else 'prompt takes'} {len(prompt)}.",
-                param="messages" if chat else "prompt",
-            )
+            raise self._exceeded(request, str(len(prompt)))
         wanted = request.sampling.max_tokens
         if wanted is None:
             wanted = self._options.max_tokens or room
@@ -249,7 +246,7 @@ class LlamaCppBackend:
             await sequence.aclose()
 
     async def count(self, request: ChatRequest) -> int | None:
-        return len(await self.prompt(request))
+        return self._hopeless(request) or len(await self.prompt(request))
 
     async def health(self) -> Health:
         if self._detail:
@@ -298,6 +295,24 @@ class LlamaCppBackend:
             batch=self._settings.batch,
         )
         return tokens, cut
+
+    def _hopeless(self, request: ChatRequest) -> int | None:
+        """At least so many tokens, if that is too many; so that nobody tokenizes megabytes."""
+        facts, context = self.prompts.vocabulary, self._upstream.context
+        if facts is None or context is None or isinstance(request.prompt, tuple):
+            return None
+        if request.suffix is not None or request.endpoint is Endpoint.INFILL:
+            return None  # these are cut to fit
+        least = request.text_bytes // max(facts.longest, 1)
+        return least if least > context else None
+
+    def _exceeded(self, request: ChatRequest, taken: str) -> ContextExceeded:
+        chat = request.endpoint is Endpoint.CHAT
+        return ContextExceeded(
+            f"This model's maximum context length is {self._upstream.context} tokens, and the "
+            f"{'messages take' if chat else 'prompt takes'} {taken}.",
+            param="messages" if chat else "prompt",
+        )
 
     def _beginning(self) -> tuple[int, ...]:
         """An empty prompt is the beginning of a text."""

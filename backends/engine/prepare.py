@@ -82,7 +82,8 @@ class Preparer:
         `tokenizer_sha` is over every piece in id order, so that equal digests mean equal ids.
         """
         digest = hashlib.sha256()
-        for piece in self._model.pieces(special=True):
+        pieces = self._model.pieces(special=True)
+        for piece in pieces:
             digest.update(len(piece).to_bytes(4, "little") + piece)
         template = self._source.encode()
         return {
@@ -94,6 +95,7 @@ class Preparer:
             "byte_level": self._model.byte_level,
             "fim": self._model.fim.usable,
             "trained": self._model.trained,
+            "longest": max(map(len, pieces)),
             "chat_template": bool(template),
         }
 

@@ -24,6 +24,7 @@ class Vocabulary:
     """What is known of a model's tokens. Equal `tokenizer_sha` means equal ids for equal text.
 
     `byte_level`: a text's UTF-8 length bounds its tokens. `trained` is the context in training.
+    `longest` is the longest token in bytes.
     """
 
     tokenizer_sha: str
@@ -35,6 +36,7 @@ class Vocabulary:
     fim: bool
     trained: int
     chat_template: bool
+    longest: int
 
 
 class Prompts:

@@ -158,6 +158,11 @@ def test_context_is_exceeded_with_numbers(client: OpenAI) -> None:
         )
     assert caught.value.code == "context_length_exceeded"
     assert "512" in caught.value.message
+    with pytest.raises(openai.BadRequestError) as huge:
+        client.chat.completions.create(
+            model="local", messages=[{"role": "user", "content": "word " * 1_000_000}]
+        )
+    assert huge.value.code == "context_length_exceeded"
 
 
 def test_lists_models(client: OpenAI) -> None:

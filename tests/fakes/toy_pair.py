@@ -28,6 +28,7 @@ VOCABULARY = Vocabulary(
     byte_level=True,
     fim=False,
     trained=4096,
+    longest=1,
     chat_template=True,
 )
 Rule = Callable[[int, Sequence[int]], int]
