@@ -17,7 +17,7 @@ from gateway.core.chat import ChatRequest, Usage
 from gateway.core.errors import LocalUnavailable, TandemError, Unavailable, UpstreamBroken
 from gateway.core.events import Collector, Event, Finish, Frame, is_content, replay
 from gateway.core.exchange import Attempt, Call, Exchange, ExchangeRecord, RecordDraft, Reply
-from gateway.core.routing import Facts, Route, Tier, Upstream, Zone
+from gateway.core.routing import Candidate, Facts, Route, Tier, Upstream, Zone
 from gateway.filters import admit, ask_count, refusal, resolve
 from gateway.fleet import Fleet
 from gateway.privacy import zone_of
