@@ -18,7 +18,7 @@ from gateway.core.errors import MethodNotAllowed, NotFound, TandemError
 from gateway.core.exchange import Caller
 from gateway.core.routing import Upstream
 from gateway.fleet import Fleet
-from gateway.pipeline import Alias
+from gateway.plan import Alias
 from gateway.record import RecordStore, to_json
 from gateway.schema import proxy_paths
 from gateway.server import App, Receive, Scope, Send, error_headers, new_id

@@ -36,7 +36,8 @@ from gateway.metrics import (
     Metrics,
     Vitals,
 )
-from gateway.pipeline import Alias, Pipeline, Rulebook
+from gateway.pipeline import Pipeline
+from gateway.plan import Alias, Planner, Rulebook
 from gateway.record import JsonLog, RecordStore
 from gateway.server import App, ProxyServer, Receive, Scope, Send
 from router_policies.chain import build as build_policy
@@ -80,7 +81,7 @@ class Gateway:
         self.keys = Keys(config.callers)
         self.pipeline = Pipeline(
             fleet=self.fleet,
-            rulebook=rulebook(config),
+            planner=Planner(self.fleet, rulebook(config)),
             admission=self.admission,
             cache=cache,
             record=self._record,
@@ -124,7 +125,7 @@ class Gateway:
         return admin_app(
             AdminParts(
                 fleet=self.fleet,
-                aliases=self.pipeline.rulebook.aliases,
+                aliases=self.pipeline.planner.rulebook.aliases,
                 admission=self.admission,
                 records=self.records,
                 guard=self._guard,

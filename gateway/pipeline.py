@@ -1,29 +1,25 @@
 """The hot path: admit → classify → filter → route → cache → open → relay → record.
 
 `Pipeline.answer` is one request's whole way, top to bottom. It sees contracts only: which backends,
-policies and cache stand behind them was chosen in app.py. `plan` is its first half, without any
-effect, and `tandem route explain` calls it too.
+policies and cache stand behind them was chosen in app.py. How a route is found is plan.py's.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field, replace
 
 from gateway.admission import Admission, Permit
 from gateway.cache.base import Cache, Entry
 from gateway.cache.key import Directives, cache_key, directives
-from gateway.core.chat import ChatRequest, Usage
+from gateway.core.chat import Usage
 from gateway.core.errors import LocalUnavailable, TandemError, Unavailable, UpstreamBroken
 from gateway.core.events import Collector, Event, Finish, Frame, is_content, replay
 from gateway.core.exchange import Attempt, Call, Exchange, ExchangeRecord, RecordDraft, Reply
-from gateway.core.routing import Candidate, Facts, Route, Tier, Upstream, Zone
-from gateway.filters import admit, ask_count, refusal, resolve
+from gateway.core.routing import Tier, Upstream
 from gateway.fleet import Fleet
-from gateway.privacy import zone_of
+from gateway.plan import Plan, Planner
 from gateway.settle import Energy, Tally, ignored_fields, note_end, note_outcome, result_of
-from router_policies.base import Policy
-from router_policies.facts import facts as facts_of
 
 HELD_EVENTS = 64
 HELD_BYTES = 256 * 1024
@@ -33,43 +29,6 @@ KEPT_TEXT = 1024 * 1024
 STORABLE_ENDS = frozenset({"stop", "length", "tool_calls"})
 
 _BEGUN = Frame()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alias:
-    """A model name that stands for several upstreams, and how to choose among them."""
-
-    candidates: tuple[str, ...]
-    policy: Policy
-    deadline_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rulebook:
-    """What the configuration says about routing. Immutable: a reload makes a new one.
-
-    `epoch` changes with it, so that no answer kept under other rules is served. `headers` are the
-    request headers that rules look at; `locality` and `reach` are the rules' say before routing.
-    """
-
-    aliases: Mapping[str, Alias]
-    pin: Policy
-    locality: Callable[[Facts], Zone | None]
-    reach: Callable[[str | None, Facts, tuple[str, ...]], tuple[str, ...]]
-    headers: frozenset[str] = frozenset()
-    default_zone: Zone = Zone.PUBLIC
-    epoch: str = ""
-    deadline_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """Where a request would go, and all that was considered on the way."""
-
-    zone: Zone
-    facts: Facts
-    route: Route
-    counted: Mapping[str, int]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -102,7 +61,7 @@ class Pipeline:
         self,
         *,
         fleet: Fleet,
-        rulebook: Rulebook,
+        planner: Planner,
         admission: Admission,
         cache: Cache | None,
         record: Callable[[ExchangeRecord], None],
@@ -111,7 +70,7 @@ class Pipeline:
         wall: Callable[[], float],
     ) -> None:
         self.fleet = fleet
-        self.rulebook = rulebook
+        self.planner = planner
         self.admission = admission
         self._cache = cache
         self._record = record
@@ -129,7 +88,7 @@ class Pipeline:
         permit: Permit | None = None
         try:
             permit = self.admission.enter()
-            plan = await self.plan(exchange)
+            plan = await self.planner.plan(exchange)
             self._note_plan(draft, plan, exchange)
             wish = directives(exchange.headers)
             kept = await self._lookup(exchange, plan, wish, draft)
@@ -151,45 +110,6 @@ class Pipeline:
             events=events,
             record=draft,
         )
-
-    async def plan(self, exchange: Exchange) -> Plan:
-        """Classify, filter and route. No effect on anything.
-
-        The zone is settled before any candidate is looked at, and what lies outside it is gone
-        before a policy is asked: a pin, a rule or a score cannot bring it back (DESIGN 2.2, 2.3).
-        """
-        request, caller, book = exchange.request, exchange.caller, self.rulebook
-        facts = facts_of(request, caller, exchange.headers, book.headers)
-        zone = zone_of(caller, exchange.headers, book.default_zone, book.locality(facts))
-        alias, names = resolve(request.model, book.aliases, self.fleet.names, caller)
-        candidates = self.fleet.snapshot(book.reach(alias, facts, names))
-        counted = await self._count(request, candidates, zone)
-        kept, rejected = admit(request, candidates, zone, caller, counted)
-        if not kept:
-            raise refusal(request, rejected)
-        policy = book.pin if alias is None else book.aliases[alias].policy
-        route = policy.choose(facts, kept)
-        if route is None:
-            raise Unavailable("No policy made a choice.", code="no_route")
-        route = replace(route, rejected=(*rejected, *route.rejected))
-        return Plan(zone=zone, facts=facts, route=route, counted=counted)
-
-    async def _count(
-        self, request: ChatRequest, candidates: tuple[Candidate, ...], zone: Zone
-    ) -> dict[str, int]:
-        """Prompt tokens, by upstream, for those whose context might be too small."""
-        counted: dict[str, int] = {}
-        for candidate in candidates:
-            if not ask_count(request, candidate, zone):
-                continue
-            name = candidate.upstream.name
-            try:
-                tokens = await self.fleet.backend(name).count(request)
-            except TandemError:
-                continue  # it cannot tell; if it is chosen all the same, its answer will
-            if tokens is not None:
-                counted[name] = tokens
-        return counted
 
     async def _lookup(
         self, exchange: Exchange, plan: Plan, wish: Directives, draft: RecordDraft
@@ -336,7 +256,7 @@ class Pipeline:
             exchange.request,
             tenant=exchange.caller.tenant,
             zone=plan.zone,
-            epoch=self.rulebook.epoch,
+            epoch=self.planner.rulebook.epoch,
             upstream=upstream,
         )
 
@@ -373,8 +293,8 @@ class Pipeline:
         draft.zone = plan.zone.label
         draft.reason, draft.rule, draft.score = route.reason, route.rule, route.score
         draft.decide_s = self._clock() - exchange.arrived
-        alias = self.rulebook.aliases.get(exchange.request.model)
-        limit = (alias.deadline_s if alias else None) or self.rulebook.deadline_s
+        alias = self.planner.rulebook.aliases.get(exchange.request.model)
+        limit = (alias.deadline_s if alias else None) or self.planner.rulebook.deadline_s
         if exchange.deadline is None and limit is not None:
             exchange.deadline = exchange.arrived + limit
 

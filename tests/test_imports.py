@@ -20,18 +20,21 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "gateway.limits": CORE,
     "backends": (*CORE, "backends"),
     "router_policies": (*CORE, "router_policies"),
-    "gateway.pipeline": (
+    "gateway.plan": (
         *CORE,
-        "backends.base",
         "router_policies.base",
         "router_policies.facts",
-        "gateway.cache.base",
-        "gateway.cache.key",
-        "gateway.dialects.base",
-        "gateway.admission",
         "gateway.fleet",
         "gateway.filters",
         "gateway.privacy",
+    ),
+    "gateway.pipeline": (
+        *CORE,
+        "gateway.cache.base",
+        "gateway.cache.key",
+        "gateway.admission",
+        "gateway.fleet",
+        "gateway.plan",
         "gateway.settle",
     ),
 }
@@ -41,6 +44,7 @@ FORBIDDEN_LIBRARIES: dict[str, tuple[str, ...]] = {
     ),
     "backends": ("fastapi", "starlette", "redis", "prometheus_client"),
     "router_policies": ("fastapi", "starlette", "redis", "prometheus_client", "httpx"),
+    "gateway.plan": ("fastapi", "starlette", "redis", "prometheus_client", "httpx"),
     "gateway.pipeline": ("fastapi", "starlette", "redis", "prometheus_client", "httpx"),
 }  # fmt: skip
 LLAMA_CPP_HOMES = ("backends.engine.worker", "backends.engine.native", "backends.engine.prepare")

@@ -1,6 +1,6 @@
 """`tandem route explain < request.json`: where a request would go, why, and what others would cost.
 
-The same `Pipeline.plan` that live requests take. Without --config it takes what zero configuration
+The same `Planner.plan` that live requests take. Without --config it takes what zero configuration
 finds; upstreams are not started, so all count as up.
 """
 
@@ -25,7 +25,7 @@ from gateway.core.registry import load as load_class
 from gateway.core.routing import Upstream
 from gateway.dialects import DIALECTS
 from gateway.discovery import TARGET, discover
-from gateway.pipeline import Plan
+from gateway.plan import Plan
 from gateway.settle import cost
 from gateway.wire.strict import parse
 
@@ -71,7 +71,7 @@ async def explain(arguments: argparse.Namespace, raw: bytes, env: Mapping[str, s
             arrived=time.monotonic(),
             headers=headers,
         )
-        plan = await gateway.pipeline.plan(exchange)
+        plan = await gateway.pipeline.planner.plan(exchange)
         return "\n".join(_lines(plan, request.model, request.sampling.max_tokens))
 
 

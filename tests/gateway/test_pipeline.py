@@ -28,7 +28,8 @@ from gateway.core.events import Finish, Frame, TextDelta, collect
 from gateway.core.exchange import Caller, Exchange, ExchangeRecord
 from gateway.core.routing import Price, Tier, Zone
 from gateway.fleet import Fleet
-from gateway.pipeline import Alias, Pipeline, Rulebook
+from gateway.pipeline import Pipeline
+from gateway.plan import Alias, Planner, Rulebook
 from router_policies.base import Settings
 from router_policies.pin import PinPolicy
 from router_policies.static import StaticPolicy
@@ -58,7 +59,7 @@ class Harness:
         self.fleet = Fleet(self.backends, lambda: self.now)
         self.pipeline = Pipeline(
             fleet=self.fleet,
-            rulebook=rulebook,
+            planner=Planner(self.fleet, rulebook),
             admission=self.admission,
             cache=MemoryCache(wall=lambda: self.now) if cache else None,
             record=self.records.append,
@@ -211,8 +212,8 @@ def test_a_policy_cannot_widen_the_zone() -> None:
             assert route is not None
             return replace(route, candidates=harness.fleet.snapshot(["cloud"]))
 
-    book = harness.pipeline.rulebook
-    harness.pipeline.rulebook = replace(
+    book = harness.pipeline.planner.rulebook
+    harness.pipeline.planner.rulebook = replace(
         book, aliases={"auto": Alias(candidates=("local", "cloud"), policy=Rogue())}
     )
     with pytest.raises(LocalUnavailable):

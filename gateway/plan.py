@@ -1,0 +1,103 @@
+"""Classify → filter → route: where a request would go, and all that was considered on the way.
+
+Live requests and `tandem route explain` take this same path; nothing here has an effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from gateway.core.chat import ChatRequest
+from gateway.core.errors import TandemError, Unavailable
+from gateway.core.exchange import Exchange
+from gateway.core.routing import Candidate, Facts, Route, Zone
+from gateway.filters import admit, ask_count, refusal, resolve
+from gateway.fleet import Fleet
+from gateway.privacy import zone_of
+from router_policies.base import Policy
+from router_policies.facts import facts as facts_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alias:
+    """A model name that stands for several upstreams, and how to choose among them."""
+
+    candidates: tuple[str, ...]
+    policy: Policy
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rulebook:
+    """What the configuration says about routing. Immutable: a reload makes a new one.
+
+    `epoch` changes with it, so that no answer kept under other rules is served. `headers` are the
+    request headers that rules look at; `locality` and `reach` are the rules' say before routing.
+    """
+
+    aliases: Mapping[str, Alias]
+    pin: Policy
+    locality: Callable[[Facts], Zone | None]
+    reach: Callable[[str | None, Facts, tuple[str, ...]], tuple[str, ...]]
+    headers: frozenset[str] = frozenset()
+    default_zone: Zone = Zone.PUBLIC
+    epoch: str = ""
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Where a request would go, and all that was considered on the way."""
+
+    zone: Zone
+    facts: Facts
+    route: Route
+    counted: Mapping[str, int]
+
+
+class Planner:
+    """Plans for one configuration over one fleet. Holds no request's state."""
+
+    def __init__(self, fleet: Fleet, rulebook: Rulebook) -> None:
+        self.rulebook = rulebook
+        self._fleet = fleet
+
+    async def plan(self, exchange: Exchange) -> Plan:
+        """Classify, filter and route. No effect on anything.
+
+        The zone is settled before any candidate is looked at, and what lies outside it is gone
+        before a policy is asked: a pin, a rule or a score cannot bring it back (DESIGN 2.2, 2.3).
+        """
+        request, caller, book = exchange.request, exchange.caller, self.rulebook
+        facts = facts_of(request, caller, exchange.headers, book.headers)
+        zone = zone_of(caller, exchange.headers, book.default_zone, book.locality(facts))
+        alias, names = resolve(request.model, book.aliases, self._fleet.names, caller)
+        candidates = self._fleet.snapshot(book.reach(alias, facts, names))
+        counted = await self._count(request, candidates, zone)
+        kept, rejected = admit(request, candidates, zone, caller, counted)
+        if not kept:
+            raise refusal(request, rejected)
+        policy = book.pin if alias is None else book.aliases[alias].policy
+        route = policy.choose(facts, kept)
+        if route is None:
+            raise Unavailable("No policy made a choice.", code="no_route")
+        route = replace(route, rejected=(*rejected, *route.rejected))
+        return Plan(zone=zone, facts=facts, route=route, counted=counted)
+
+    async def _count(
+        self, request: ChatRequest, candidates: tuple[Candidate, ...], zone: Zone
+    ) -> dict[str, int]:
+        """Prompt tokens, by upstream, for those whose context might be too small."""
+        counted: dict[str, int] = {}
+        for candidate in candidates:
+            if not ask_count(request, candidate, zone):
+                continue
+            name = candidate.upstream.name
+            try:
+                tokens = await self._fleet.backend(name).count(request)
+            except TandemError:
+                continue  # it cannot tell; if it is chosen all the same, its answer will
+            if tokens is not None:
+                counted[name] = tokens
+        return counted
