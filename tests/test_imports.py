@@ -65,8 +65,16 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names.add(node.module)
+            # `from package import module` means the module, and not what else the package imports.
+            for alias in node.names:
+                dotted = f"{node.module}.{alias.name}"
+                names.add(dotted if is_module(dotted) else node.module)
     return names
+
+
+def is_module(dotted: str) -> bool:
+    path = ROOT / dotted.replace(".", "/")
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
 def under(name: str, prefix: str) -> bool:
