@@ -1,11 +1,31 @@
-"""DESIGN 2.5 on the running product: `tandem` says exactly what `cloud` says."""
+"""DESIGN 2.5 on the running product: `tandem` says exactly what `cloud` says.
+
+Two gateways, as on two machines: a companion with the target, and an edge that drafts. `always`
+keeps the edge drafting, which its controller would stop on cores that both share.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.fakes.process import Serving
+from tests.conftest import local_engine_missing
+from tests.fakes.process import Serving, serve
+
+CONFIG = """
+upstreams:
+  near: {{kind: llama_cpp, zone: machine, model: "bundled:draft"}}
+  far:
+    kind: companion
+    zone: machine
+    tier: cloud
+    base_url: {base_url}
+    model: tandem-demo-target
+  both: {{kind: speculative, draft: near, target: far, always: true}}
+"""
 
 TOKENS = 128
 PROMPTS = [
@@ -33,6 +53,19 @@ PROMPTS = [
 assert len(PROMPTS) == 20
 
 
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """The gateway that drafts, in front of a companion."""
+    missing = local_engine_missing()
+    if missing:
+        pytest.skip(missing)
+    path = Path(tmp_path_factory.mktemp("edge")) / "tandem.yaml"
+    with serve("--companion") as companion:
+        path.write_text(CONFIG.format(base_url=companion.base_url))
+        with serve("-c", str(path)) as running:
+            yield running
+
+
 def answer(client: httpx.Client, model: str, body: dict[str, object], path: str) -> httpx.Response:
     fresh = {"cache-control": "no-cache, no-store"}
     found = client.post(path, json={**body, "model": model}, headers=fresh)
@@ -41,10 +74,10 @@ def answer(client: httpx.Client, model: str, body: dict[str, object], path: str)
     return found
 
 
-def test_greedy_answers_are_byte_identical(gateway: Serving) -> None:
+def test_greedy_answers_are_byte_identical(edge: Serving) -> None:
     """20 prompts of up to 128 tokens at temperature 0: the same bytes, finish and token count."""
     accepted = 0
-    with gateway.client() as client:
+    with edge.client() as client:
         for prompt in PROMPTS:
             body: dict[str, object] = {"prompt": prompt, "max_tokens": TOKENS, "temperature": 0}
             plain = answer(client, "cloud", body, "/v1/completions")
@@ -59,9 +92,9 @@ def test_greedy_answers_are_byte_identical(gateway: Serving) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0, 0.8])
-def test_chat_answers_are_identical(gateway: Serving, temperature: float) -> None:
+def test_chat_answers_are_identical(edge: Serving, temperature: float) -> None:
     """Chat turns too, and samples with a seed: drafts never change what the target says."""
-    with gateway.client() as client:
+    with edge.client() as client:
         for prompt in PROMPTS[:6]:
             body: dict[str, object] = {
                 "messages": [{"role": "user", "content": prompt}],
