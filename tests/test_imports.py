@@ -47,7 +47,12 @@ FORBIDDEN_LIBRARIES: dict[str, tuple[str, ...]] = {
     "gateway.plan": ("fastapi", "starlette", "redis", "prometheus_client", "httpx"),
     "gateway.pipeline": ("fastapi", "starlette", "redis", "prometheus_client", "httpx"),
 }  # fmt: skip
-LLAMA_CPP_HOMES = ("backends.engine.worker", "backends.engine.native", "backends.engine.prepare")
+LLAMA_CPP_HOMES = (
+    "backends.engine.worker",
+    "backends.engine.native",
+    "backends.engine.prepare",
+    "backends.engine.offline",
+)
 
 
 def modules() -> list[tuple[str, Path]]:
