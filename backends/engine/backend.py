@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from backends.base import Health, Options, Resources
+from backends.engine import gguf
 from backends.engine.client import Engine
 from backends.engine.prompts import Prompts, Vocabulary
 from backends.engine.protocol import Job, Role, SamplerSettings
@@ -54,7 +55,8 @@ class LlamaCppOptions(Options):
     run at once (default: `context` for each of `slots`). `strict` gives results that do not depend
     on who else is served, for up to twice the computation, and needs the memory of full `cells`.
     `max_tokens` caps an answer whose client sets no limit. `prepare_s` bounds the rendering and
-    tokenizing of one prompt.
+    tokenizing of one prompt. `kv` is the type of the KV cells: q8_0 takes 0.53 of f16's memory,
+    q4_0 0.28; both need flash attention and a head size that is a multiple of 32.
     """
 
     model: str
@@ -63,7 +65,7 @@ class LlamaCppOptions(Options):
     threads: int | None = Field(default=None, ge=1)
     gpu_layers: int = Field(default=0, ge=0)
     strict: bool = False
-    kv: Literal["f16"] = "f16"
+    kv: Literal["f16", "q8_0", "q4_0"] = "f16"
     flash_attention: bool = True
     max_tokens: int | None = Field(default=None, ge=1)
     default_temperature: float = Field(default=1.0, ge=0)
@@ -93,6 +95,7 @@ class LlamaCppBackend:
             queue=options.queue,
             strict=options.strict,
             flash_attention=options.flash_attention,
+            kv=options.kv,
             gpu_layers=options.gpu_layers,
         )
         self.engine = Engine(self._settings, name=name)
@@ -134,6 +137,12 @@ class LlamaCppBackend:
 
     async def _load(self) -> None:
         try:
+            head = await asyncio.to_thread(gguf.read, self._path)
+        except gguf.GgufError as error:
+            self._detail = str(error)
+            log.warning("%s: %s", self._upstream.name, self._detail)
+            return
+        try:
             await self.prompts.start()
         except EngineFailed as error:
             self._detail = f"{self._path.name} cannot be used: {error.message}"
@@ -153,7 +162,7 @@ class LlamaCppBackend:
         self.engine = Engine(replace(self._settings, context=context), name=self._upstream.name)
         self._detail = ""
         _, revision = await asyncio.gather(
-            self.engine.start(), asyncio.to_thread(_digest, self._path)
+            self.engine.start(), asyncio.to_thread(_digest, head.paths)
         )
         self._upstream = replace(
             self._upstream,
@@ -162,6 +171,7 @@ class LlamaCppBackend:
             revision=revision[:16],
             created=int(self._path.stat().st_mtime),
             prompt_ceiling=facts.byte_level,
+            bits=round(head.bits, 2) or None,
         )
 
     async def prompt(self, request: ChatRequest) -> tuple[int, ...]:
@@ -335,6 +345,12 @@ def model_path(model: str, model_dir: Path) -> Path:
     return model_dir / model
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digest(paths: tuple[Path, ...]) -> str:
+    """Of a model's file; of a split one's, the digest over the parts' digests."""
+    digests = []
+    for path in paths:
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return (
+        digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    )

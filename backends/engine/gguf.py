@@ -137,6 +137,7 @@ _FIM_TEXTS = (
     ("<｜fim▁begin｜>".encode(), "<｜fim▁hole｜>".encode(), "<｜fim▁end｜>".encode()),
     (b"<PRE>", b"<SUF>", b"<MID>"),
 )  # fmt: skip
+_FIM_ALL = frozenset(text for texts in _FIM_TEXTS for text in texts)
 
 
 def read(path: Path) -> Gguf:
@@ -243,8 +244,8 @@ class _Reader:
             raise self._bad(f"has a tensor of {dimensions} dimensions")
         shape = tuple(int(n) for n in self._many(f"{dimensions}Q"))
         kind, offset = self._one("I"), self._one("Q")
-        if kind not in TYPES:
-            raise self._bad(f"has a tensor of the unknown type {kind}")
+        if kind not in TYPES:  # newer than this table; whether it can be loaded, llama.cpp knows
+            return TensorInfo(name, shape, f"type {kind}", 0), offset
         label, block, size = TYPES[kind]
         if not all(shape) or shape[0] % block or math.prod(shape) > 1 << 45:
             raise self._bad(f"has a tensor whose shape does not fit its type {label}")
@@ -257,14 +258,7 @@ class _Reader:
         if kind == self.STRING:
             for _ in range(length):
                 text = self._take(self._one("Q"))
-                if (
-                    tokens
-                    and b"PRE" in text
-                    or tokens
-                    and b"fim" in text
-                    or tokens
-                    and len(text) == 5
-                ):
+                if tokens and text in _FIM_ALL:
                     self._note_fim(text)
             return Array(length)
         letter = "d" if kind == self.FLOAT64 else self.SIZES.get(kind)

@@ -1,4 +1,4 @@
-"""A short text of our own that no model was trained on: what `tandem models compare` measures by."""
+"""A short text of our own, in no model's training: what `tandem models compare` measures by."""
 
 TEXT = '''\
 The ferry to the island leaves at ten past seven, and on weekdays it is half empty. Most of the

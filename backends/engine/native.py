@@ -160,6 +160,10 @@ class DecodeFailed(Exception):
         self.code = code
 
 
+KV_TYPES = {"f16": C.GGML_TYPE_F16, "q8_0": C.GGML_TYPE_Q8_0, "q4_0": C.GGML_TYPE_Q4_0}
+"""What a KV cell's numbers are kept as, for keys and values alike."""
+
+
 class Context:
     """KV cells and compute buffers over a model. One thread owns it.
 
@@ -180,6 +184,7 @@ class Context:
         flash_attention: bool,
         unified: bool,
         offload: bool = False,
+        kv: str = "f16",
     ) -> None:
         params = C.llama_context_default_params()
         params.n_ctx = cells
@@ -191,6 +196,7 @@ class Context:
         params.flash_attn_type = (
             C.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash_attention else C.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
+        params.type_k = params.type_v = KV_TYPES[kv]
         params.offload_kqv = params.op_offload = offload
         params.no_perf = True
         self._context = C.llama_init_from_model(model.handle, params)

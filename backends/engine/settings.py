@@ -26,6 +26,7 @@ class EngineSettings:
     queue: int = 64
     strict: bool = False
     flash_attention: bool = True
+    kv: str = "f16"
     gpu_layers: int = 0
 
     def json(self) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from backends.engine import native, process
+from backends.engine import gguf, memory, native, process
 from backends.engine.protocol import (
     FrameError,
     Job,
@@ -33,6 +33,7 @@ from backends.engine.protocol import (
 )
 from backends.engine.scheduler import CellsFailed, Floats, Limits, Sampler, Scheduler
 from backends.engine.settings import EngineSettings
+from backends.engine.shape import shape
 
 
 class LlamaDecoder:
@@ -73,6 +74,7 @@ class LlamaDecoder:
 def load(settings: EngineSettings) -> tuple[native.Model, native.Context, Limits]:
     model = native.Model(Path(settings.model), gpu_layers=settings.gpu_layers)
     slots = settings.slots
+    _require_kv(settings)
     if settings.strict and not model.rewinds:
         raise native.LoadFailed("strict needs a model whose sequences can be rewound")
     limits = Limits(
@@ -98,8 +100,22 @@ def load(settings: EngineSettings) -> tuple[native.Model, native.Context, Limits
         flash_attention=settings.flash_attention,
         unified=not settings.strict,
         offload=settings.gpu_layers > 0,
+        kv=settings.kv,
     )
     return model, context, limits
+
+
+def _require_kv(settings: EngineSettings) -> None:
+    """Raises LoadFailed if the model cannot have the configured KV type: llama.cpp says only no."""
+    if settings.kv == "f16":
+        return
+    try:
+        found = shape(gguf.read(Path(settings.model)))
+    except gguf.GgufError as error:
+        raise native.LoadFailed(str(error)) from error
+    why = memory.quantized_kv_refusal(found, settings.kv, settings.kv, settings.flash_attention)
+    if why:
+        raise native.LoadFailed(why)
 
 
 def probe(model: native.Model, context: native.Context, verify: int, rows: int = 10) -> str:

@@ -61,7 +61,7 @@ class Upstream:
     bound its tokens (byte-level vocabularies), so that a short prompt needs no counting.
     `watts` is the configured draw while busy, for the energy estimate. `carries_body` says that
     request fields which we do not read still reach the model's server; elsewhere they are announced
-    as ignored.
+    as ignored. `bits` is what a weight takes in the model's file, None where nobody says.
     """
 
     name: str
@@ -77,6 +77,7 @@ class Upstream:
     created: int = 0
     prompt_ceiling: bool = False
     carries_body: bool = False
+    bits: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
