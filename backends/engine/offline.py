@@ -13,7 +13,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,7 @@ def main() -> None:
     order: Mapping[str, Any] = json.loads(sys.argv[1])
     process.die_with(int(sys.argv[2]))
     process.prefer_as_oom_victim()
-    work = {"quantize": quantize, "compare": compare}[order["op"]]
+    work: Callable[..., dict[str, Any]] = {"quantize": quantize, "compare": compare}[order["op"]]
     try:
         tell(done=work(**order["arguments"]))
     except Failed as error:

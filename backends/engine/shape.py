@@ -1,7 +1,8 @@
 """What decides how much memory a model's state takes, from its metadata: heads, windows, states.
 
 One place for the differences between architectures. Where one is not known here, what it has in
-common with the others is used, and `known` is false: its numbers are then an upper bound.
+common with the others is used, and `known` is false: cells are then counted without windows, and
+the compute buffer is a guess (so too for mixtures of experts, whose routing is not laid out).
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def shape(gguf: Gguf) -> Shape:
     names = {tensor.name for tensor in gguf.tensors}
     return Shape(
         architecture=a,
-        known=a in KNOWN and not (window and not every),
+        known=a in KNOWN and not (window and not every) and not number("expert_count"),
         layers=tuple(layers),
         embedding=embedding,
         heads=heads,

@@ -72,9 +72,9 @@ class LlamaDecoder:
 
 
 def load(settings: EngineSettings) -> tuple[native.Model, native.Context, Limits]:
+    _require_kv(settings)
     model = native.Model(Path(settings.model), gpu_layers=settings.gpu_layers)
     slots = settings.slots
-    _require_kv(settings)
     if settings.strict and not model.rewinds:
         raise native.LoadFailed("strict needs a model whose sequences can be rewound")
     limits = Limits(

@@ -70,7 +70,7 @@ def report(gguf: Gguf, *, slots: int = 1) -> list[str]:
     if found.recurrence:
         lines.append("state         of its recurrent layers: the same at any length")
     if not found.known:
-        lines.append("              (this architecture is not known: memory is an upper bound)")
+        lines.append("              (memory for this architecture is a guess: it was not verified)")
     return [*lines, "", *_memory(gguf, found, slots)]
 
 

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -106,9 +107,10 @@ def choose(files: list[Remote], quant: str, repo: str) -> list[Remote]:
 
 def _listing(repo: str, revision: str | None, folder: Path) -> tuple[str, list[Remote]]:
     """The commit and its files."""
-    from huggingface_hub import HfApi
-
-    info = _ask(lambda: HfApi().model_info(repo, revision=revision, files_metadata=True), folder)
+    hub = importlib.import_module("huggingface_hub")
+    info = _ask(
+        lambda: hub.HfApi().model_info(repo, revision=revision, files_metadata=True), folder
+    )
     files = []
     for sibling in info.siblings or []:
         sha = sibling.lfs.sha256 if sibling.lfs else ""
@@ -117,8 +119,7 @@ def _listing(repo: str, revision: str | None, folder: Path) -> tuple[str, list[R
 
 
 def _fetch(repo: str, revision: str, file: Remote, folder: Path, *, update: bool) -> None:
-    from huggingface_hub import hf_hub_download
-
+    hub = importlib.import_module("huggingface_hub")
     path = folder / Path(file.name).name
     manifest = path.with_name(path.name + ".json")
     pinned = json.loads(manifest.read_text()) if manifest.is_file() else None
@@ -133,7 +134,7 @@ def _fetch(repo: str, revision: str, file: Remote, folder: Path, *, update: bool
     # which also keeps what an interrupted transfer has, for the next one to go on from.
     staging = folder / ".pull" / repo.replace("/", "--")
     got = _ask(
-        lambda: hf_hub_download(repo, file.name, revision=revision, local_dir=staging), folder
+        lambda: hub.hf_hub_download(repo, file.name, revision=revision, local_dir=staging), folder
     )
     digest = _sha256(Path(got))
     if file.sha256 and digest != file.sha256:
@@ -154,11 +155,10 @@ def _fetch(repo: str, revision: str, file: Remote, folder: Path, *, update: bool
     manifest.write_text(json.dumps(written, indent=2) + "\n")
 
 
-def _ask(call: Any, folder: Path) -> Any:
+def _ask(call: Callable[[], Any], folder: Path) -> Any:
     """Call the hub; its failures as sentences that say what to do."""
-    from huggingface_hub import constants, errors
-
-    endpoint = constants.ENDPOINT
+    errors = importlib.import_module("huggingface_hub.errors")
+    endpoint = importlib.import_module("huggingface_hub.constants").ENDPOINT
     try:
         return call()
     except errors.GatedRepoError:
@@ -182,9 +182,8 @@ def _ask(call: Any, folder: Path) -> Any:
 
 def _transport_error() -> type[Exception]:
     """The base of "cannot be reached": of whichever HTTP library this version of the hub's uses."""
-    from huggingface_hub.utils import get_session
-
-    library = importlib.import_module(type(get_session()).__module__.partition(".")[0])
+    session = importlib.import_module("huggingface_hub.utils").get_session()
+    library = importlib.import_module(type(session).__module__.partition(".")[0])
     found: type[Exception] = library.TransportError
     return found
 

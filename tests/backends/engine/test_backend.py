@@ -17,6 +17,7 @@ from gateway.core.errors import ContextExceeded, EngineFailed, InvalidRequest
 from gateway.core.events import collect
 from gateway.core.exchange import Call
 from gateway.core.routing import Tier
+from tests.fakes.gguf_models import write_model
 
 CALL = Call(id="test")
 GREEDY = Sampling(max_tokens=24, temperature=0.0)
@@ -242,5 +243,59 @@ def test_the_bundled_pair_shares_its_vocabulary(bundled_draft: Path, bundled_tar
             assert draft.vocabulary is not None and target.vocabulary is not None
             assert draft.vocabulary.tokenizer_sha == target.vocabulary.tokenizer_sha
             assert await draft.prompt(chat()) == await target.prompt(chat())
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kv", ["f16", "q8_0", "q4_0"])
+def test_quantized_cells_answer(bundled_target: Path, kv: str) -> None:
+    """The model loads with each type of KV cells and answers."""
+
+    async def main() -> str:
+        async with running(bundled_target, kv=kv) as backend:
+            assert (await backend.health()).ok
+            asked = complete("def add(a, b):\n    return ")
+            return (await answer(backend, asked)).choices[0].text
+
+    assert asyncio.run(main())
+
+
+def test_cells_that_a_model_cannot_have_are_refused_with_a_reason(tmp_path: Path) -> None:
+    """Heads of 48 and q8_0 cells: health says why, where llama.cpp says only that it failed."""
+    odd = {"llama.attention.key_length": 48, "llama.attention.value_length": 48}
+    path = write_model(tmp_path / "odd.gguf", "llama", meta=odd)
+
+    async def main() -> None:
+        backend = make(path, kv="q8_0")
+        try:
+            await backend.start()
+            health = await backend.health()
+            assert not health.ok
+            assert "multiple of 32" in health.detail
+        finally:
+            await backend.aclose()
+
+    asyncio.run(main())
+
+
+def test_a_missing_part_of_a_split_model_is_a_matter_of_health(tmp_path: Path) -> None:
+    """The part that is missing is named; nothing is started."""
+    path = write_model(tmp_path / "m-00001-of-00002.gguf", "llama")
+
+    async def main() -> None:
+        backend = make(path)
+        await backend.start()
+        assert "m-00002-of-00002.gguf is missing" in (await backend.health()).detail
+        await backend.aclose()
+
+    asyncio.run(main())
+
+
+def test_bits_are_known_to_routing(bundled_draft: Path) -> None:
+    """The bits a weight takes come from the file: 8.5 for Q8_0, with a few norms in float."""
+
+    async def main() -> None:
+        async with running(bundled_draft) as backend:
+            assert backend.upstream.bits == pytest.approx(8.5, abs=0.1)
 
     asyncio.run(main())

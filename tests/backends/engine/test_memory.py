@@ -122,7 +122,7 @@ def test_quantized_cells_need_even_heads_and_flash_attention(tmp_path: Path) -> 
     assert "flash attention" in (quantized_kv_refusal(usual, "q8_0", "q8_0", False) or "")
 
 
-def test_an_unknown_architecture_is_an_upper_bound(tmp_path: Path) -> None:
+def test_an_unknown_architecture_says_so(tmp_path: Path) -> None:
     """It is computed as a plain transformer's, and says that it is not known."""
     path = write_model(tmp_path / "m.gguf", "llama")
     path.write_bytes(path.read_bytes().replace(b"llama", b"novel"))
