@@ -1,7 +1,7 @@
 """Hard filters: what may serve a request at all, before any policy ranks what is left. Pure.
 
 They are not policies and cannot be left out of a configuration (DESIGN 2.2, 2.3). The order is
-zone, features, health, context: the first that a candidate fails is its reason.
+zone, features, bits, health, context: the first that a candidate fails is its reason.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Protocol
 from gateway.core.chat import ChatRequest, Endpoint, Feature
 from gateway.core.errors import (
     ContextExceeded,
+    InvalidRequest,
     LocalUnavailable,
     NotFound,
     TandemError,
@@ -29,6 +30,7 @@ class Reason(StrEnum):
 
     ZONE = "zone"
     FEATURE = "feature"
+    BITS = "bits"
     HEALTH = "health"
     CONTEXT = "context"
 
@@ -41,6 +43,9 @@ PARAMS: Mapping[Feature, str] = {
     Feature.AUDIO: "messages",
 }
 """The request field that asks for a feature, where the feature has another name."""
+
+MIN_BITS = "x-tandem-min-bits"
+"""The header by which a request refuses models that are quantized further than it says."""
 
 UNCOUNTED = frozenset({Feature.TOOLS, Feature.JSON_MODE, Feature.IMAGES, Feature.AUDIO})
 """Features that put tokens into a prompt which `text_bytes` does not see."""
@@ -117,12 +122,14 @@ def admit(
     zone: Zone,
     caller: Caller,
     counted: Mapping[str, int],
+    min_bits: float | None = None,
 ) -> tuple[tuple[Candidate, ...], tuple[Rejection, ...]]:
     """What may serve the request, in the given order, and why the others may not.
 
     `zone` is the request's; the key's own is held against it once more. `counted` has the exact
     prompt tokens by upstream, for those that `ask_count` asked about. One that could not be counted
-    stays: its own server refuses what is too long, and nothing truncates.
+    stays: its own server refuses what is too long, and nothing truncates. `min_bits` takes out what
+    is known to have fewer bits a weight; what remote models have, nobody says, so they stay.
     """
     zone = min(zone, caller.zone)
     kept: list[Candidate] = []
@@ -131,6 +138,7 @@ def admit(
     for candidate in candidates:
         rejection = (
             _refused(request, candidate, zone)
+            or _too_coarse(candidate, min_bits)
             or _down(candidate)
             or _too_long(request, candidate, counted)
         )
@@ -177,6 +185,11 @@ def refusal(request: ChatRequest, rejected: Sequence[Rejection]) -> TandemError:
         return Unsupported(
             f"No upstream for this model can honour the request: {details}.", param=first.param
         )
+    if by_reason[Reason.BITS]:
+        return Unsupported(
+            f"Every model here is quantized further: {_details(by_reason[Reason.BITS])}.",
+            param=MIN_BITS,
+        )
     return Unavailable(f"No upstream stands behind the model {request.model[:100]!r}.")
 
 
@@ -220,6 +233,32 @@ def _too_long(
         detail=f"{upstream.name} holds {upstream.context} tokens, and {tokens + wanted} were"
         f" requested ({tokens} in the {prompt}, {wanted} in the completion)",
         param="max_tokens" if over_by_answer else prompt,
+    )
+
+
+def min_bits(headers: Mapping[str, str]) -> float | None:
+    """The bits a weight that a request demands, or None. Raises InvalidRequest."""
+    wished = headers.get(MIN_BITS)
+    if wished is None:
+        return None
+    try:
+        bits = float(wished)
+    except ValueError:
+        bits = -1.0
+    if not 0 <= bits <= 64:
+        raise InvalidRequest(f"The header {MIN_BITS} must be a number of bits.", param=MIN_BITS)
+    return bits
+
+
+def _too_coarse(candidate: Candidate, wished: float | None) -> Rejection | None:
+    upstream = candidate.upstream
+    if wished is None or upstream.bits is None or upstream.bits >= wished:
+        return None
+    return Rejection(
+        upstream=upstream.name,
+        reason=Reason.BITS,
+        detail=f"{upstream.name} has {upstream.bits:g} bits a weight, and {wished:g} were demanded",
+        param=MIN_BITS,
     )
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from gateway.core.chat import ChatRequest, Endpoint, Feature, Message, Sampling
 from gateway.core.errors import (
     ContextExceeded,
+    InvalidRequest,
     LocalUnavailable,
     NotFound,
     Unavailable,
@@ -18,7 +19,7 @@ from gateway.core.errors import (
 )
 from gateway.core.exchange import Caller
 from gateway.core.routing import Candidate, Rejection, Tier, Upstream, Zone
-from gateway.filters import Reason, admit, ask_count, refusal, resolve, visible
+from gateway.filters import MIN_BITS, Reason, admit, ask_count, min_bits, refusal, resolve, visible
 
 CHAT = frozenset({Feature.CHAT})
 ANYONE = Caller()
@@ -296,3 +297,35 @@ def test_messages_hold_no_prompt() -> None:
     for one in (candidate("a"), candidate("b", zone=Zone.PUBLIC), candidate("c", context=1)):
         found += admit(asked, [one], Zone.MACHINE, ANYONE, {"c": 9})[1]
     assert "CANARY" not in refusal(asked, found).message + str(found)
+
+
+def test_a_demand_for_bits_takes_out_what_is_known_to_have_fewer() -> None:
+    """A model quantized further goes, one that is fine enough or that nobody knows stays."""
+    candidates = (candidate("q4", bits=4.85), candidate("q8", bits=8.5), candidate("remote"))
+    kept, rejected = admit(request(), candidates, Zone.PUBLIC, ANYONE, {}, 8)
+    assert [each.upstream.name for each in kept] == ["q8", "remote"]
+    assert [(each.upstream, each.reason) for each in rejected] == [("q4", Reason.BITS)]
+    kept, _ = admit(request(), candidates, Zone.PUBLIC, ANYONE, {})
+    assert len(kept) == 3
+
+
+def test_where_nothing_has_the_bits_the_header_is_named() -> None:
+    """The client learns which header it was, what it demanded and what there is."""
+    _, rejected = admit(request(), (candidate(bits=4.85),), Zone.PUBLIC, ANYONE, {}, 8)
+    error = refusal(request(), rejected)
+    assert isinstance(error, Unsupported)
+    assert error.param == MIN_BITS
+    assert "4.85" in error.message
+
+
+@pytest.mark.parametrize("wished", ["many", "-1", "nan", "1e9", ""])
+def test_a_demand_for_bits_is_never_guessed_at(wished: str) -> None:
+    """A header that is no number of bits is refused, not ignored."""
+    with pytest.raises(InvalidRequest):
+        min_bits({MIN_BITS: wished})
+
+
+def test_no_demand_for_bits() -> None:
+    """Without the header nothing is demanded; 6.5 is a number of bits."""
+    assert min_bits({}) is None
+    assert min_bits({MIN_BITS: "6.5"}) == 6.5
