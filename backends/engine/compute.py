@@ -70,7 +70,7 @@ class _Step:
             following = None if last else shape.layers[i + 1]
             normed = self._norm(x)
             if layer.recurrent and shape.recurrence is not None:
-                assert state is not None
+                state = state or self._state()
                 cells = following is not None and following.recurrent
                 mixed, state = self._recurrent(shape.recurrence, normed, state, cells)
             elif shape.latent is not None:

@@ -107,8 +107,9 @@ def shape(gguf: Gguf) -> Shape:
         windowed = bool(window and every and i % every < every - 1)
         if isinstance(pattern, Array) and i < len(pattern.values):
             windowed = bool(pattern.values[i])
-        recurrent = recurrence is not None and (a not in _HYBRID or _is_recurrent(a, i, kv_heads))
-        attends = recurrence is None or a in _HYBRID and (a in _BOTH or not recurrent)
+        recurrent, attends = False, True
+        if recurrence is not None:
+            recurrent, attends = _kinds(a, i, kv_heads)
         layers.append(
             Layer(kv_heads=kv_heads[i] if attends else 0, windowed=windowed, recurrent=recurrent)
         )
@@ -135,14 +136,21 @@ def shape(gguf: Gguf) -> Shape:
     )
 
 
-_HYBRID = frozenset({"jamba", "granitehybrid", "lfm2", "nemotron_h", "falcon-h1", "qwen3next"})
-_BOTH = frozenset({"falcon-h1"})
+_ATTENTION_FREE = frozenset({"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"})
 
 
-def _is_recurrent(architecture: str, layer: int, kv_heads: tuple[int, ...]) -> bool:
+def _kinds(architecture: str, layer: int, kv_heads: tuple[int, ...]) -> tuple[bool, bool]:
+    """Whether a layer of a model with states is recurrent, and whether it has attention.
+
+    Hybrids give each layer its KV heads, 0 for the recurrent ones. One that gives none for all is
+    taken to have both in every layer: too much rather than too little.
+    """
+    if architecture in _ATTENTION_FREE:
+        return True, False
     if architecture == "qwen3next":
-        return (layer + 1) % 4 != 0
-    return architecture in _BOTH or kv_heads[layer] == 0
+        return (layer + 1) % 4 != 0, (layer + 1) % 4 == 0
+    mixed = 0 in kv_heads
+    return not mixed or kv_heads[layer] == 0, kv_heads[layer] > 0
 
 
 def _heads(gguf: Gguf) -> int:

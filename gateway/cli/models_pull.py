@@ -122,13 +122,13 @@ def _fetch(repo: str, revision: str, file: Remote, folder: Path, *, update: bool
     hub = importlib.import_module("huggingface_hub")
     path = folder / Path(file.name).name
     manifest = path.with_name(path.name + ".json")
-    pinned = json.loads(manifest.read_text()) if manifest.is_file() else None
-    if pinned and file.sha256 and pinned["sha256"] != file.sha256 and not update:
+    pinned = _pinned(manifest)
+    if pinned and file.sha256 and pinned != file.sha256 and not update:
         raise PullFailed(
             f"{path.name} on the hub is not the file that was pinned here"
-            f" ({file.sha256[:12]}…, pinned {pinned['sha256'][:12]}…). --update takes the new one."
+            f" ({file.sha256[:12]}…, pinned {pinned[:12]}…). --update takes the new one."
         )
-    if pinned and path.is_file() and pinned["sha256"] == file.sha256 == _sha256(path):
+    if pinned and path.is_file() and pinned == file.sha256 == _sha256(path):
         return
     # Our folder is flat, the repository's may not be: so the hub's layout stays beneath .pull,
     # which also keeps what an interrupted transfer has, for the next one to go on from.
@@ -153,6 +153,16 @@ def _fetch(repo: str, revision: str, file: Remote, folder: Path, *, update: bool
         "pulled": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     manifest.write_text(json.dumps(written, indent=2) + "\n")
+
+
+def _pinned(manifest: Path) -> str:
+    """The sha256 that a manifest holds, "" without one. Raises PullFailed."""
+    if not manifest.is_file():
+        return ""
+    try:
+        return str(json.loads(manifest.read_text())["sha256"])
+    except (ValueError, KeyError, TypeError):
+        raise PullFailed(f"{manifest} is damaged; remove it to pull without a pin.") from None
 
 
 def _ask(call: Callable[[], Any], folder: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import struct
 from pathlib import Path
@@ -14,6 +15,8 @@ from tests.fakes.gguf_models import write, write_model
 
 BUNDLED = Path(__file__).resolve().parents[3] / "backends" / "engine" / "bundled"
 TARGET = BUNDLED / "tandem-demo-target-q8_0.gguf"
+MANIFEST = json.loads((BUNDLED / "manifest.json").read_text())
+MODEL = next(m for m in MANIFEST["models"] if m["file"] == TARGET.name)
 
 
 @pytest.fixture
@@ -33,10 +36,10 @@ def test_bundled_target() -> None:
     gguf = read(TARGET)
     assert (gguf.architecture, gguf.quantization) == ("llama", "Q8_0")
     assert gguf.size == TARGET.stat().st_size
-    assert gguf.parameters == 6_951_168
+    assert gguf.parameters == MODEL["parameters"]
     assert 8.5 < gguf.bits < 8.52
     assert gguf.template and gguf.fim
-    assert gguf.number("llama.context_length") == 512
+    assert gguf.number("llama.context_length") == MODEL["context_length"]
 
 
 def test_fim_is_known_by_key_or_by_text(tmp_path: Path) -> None:

@@ -150,3 +150,12 @@ def test_an_operation_may_take_its_operands_place() -> None:
     early.inplace(kept)
     early.op(0, kept)
     assert (last.peak(), early.peak()) == (320, 640)
+
+
+def test_a_hybrid_whose_layers_are_not_told_apart_is_counted_in_full(tmp_path: Path) -> None:
+    """Jamba's layers are told apart by their KV heads; without that each has cells and a state."""
+    told = shape(read(write_model(tmp_path / "told.gguf", "jamba")))
+    same = {"jamba.attention.head_count_kv": 2}
+    whole = shape(read(write_model(tmp_path / "same.gguf", "jamba", meta=same)))
+    assert bytes_per_token(whole) == 2 * bytes_per_token(told)
+    assert recurrent_bytes(whole, 1) == 2 * recurrent_bytes(told, 1)

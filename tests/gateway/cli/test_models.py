@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from tests.conftest import BUNDLED, local_engine_missing
 from tests.fakes.gguf_models import write_model
 
 TARGET = BUNDLED / "tandem-demo-target-q8_0.gguf"
+MANIFEST = json.loads((BUNDLED / "manifest.json").read_text())
+CONTEXT = next(m["context_length"] for m in MANIFEST["models"] if m["file"] == TARGET.name)
 
 
 def tandem(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -27,7 +30,7 @@ def test_list_shows_what_files_are(tmp_path: Path, capsys: pytest.CaptureFixture
     assert status == 0
     assert "F16        8192 tokens  good.gguf" in out
     assert "bad.gguf  (unusable: bad.gguf is not a GGUF file.)" in out
-    assert "Q8_0        512 tokens  tandem-demo-target-q8_0.gguf" in out
+    assert f"Q8_0    {CONTEXT:>7} tokens  tandem-demo-target-q8_0.gguf" in out
 
 
 def test_inspect_tells_what_matters(capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,12 +41,12 @@ def test_inspect_tells_what_matters(capsys: pytest.CaptureFixture[str]) -> None:
         "llama, 8 layers",
         "6.95 million",
         "Q8_0 (8.51 bits a weight)",
-        "512 tokens as trained",
+        f"{CONTEXT} tokens as trained",
         "chat template yes",
         "fill-in-middle yes",
         "4,096 bytes a token",
         "KV q8_0",
-        "512 tokens",
+        f"{CONTEXT:>9} tokens",
     ):
         assert part in out
 
