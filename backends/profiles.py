@@ -115,7 +115,9 @@ PROFILES: Mapping[str, Profile] = _table(
         # No `suffix` (400). Images depend on the model, which an operator knows.
         features=_BASIC
         | {F.COMPLETION, F.ECHO, F.TOKEN_PROMPT, F.N, F.LOGPROBS, F.LOGIT_BIAS}
-        | {F.TOP_K, F.MIN_P, F.SEED, F.PENALTIES},
+        | {F.TOP_K, F.MIN_P, F.SEED, F.PENALTIES}
+        | {F.REPEAT_PENALTY, F.IGNORE_EOS, F.MIN_TOKENS},
+        renames=MappingProxyType({"repeat_penalty": "repetition_penalty"}),
         self_hosted=True,
         health_path="/health",
         versioned=True,

@@ -9,17 +9,18 @@ import logging
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
 from backends.base import Health, Options, Resources
 from backends.engine import gguf
 from backends.engine.client import Engine
+from backends.engine.logprobs import Entry
 from backends.engine.prompts import Prompts, Vocabulary
 from backends.engine.protocol import Job, Role, SamplerSettings
 from backends.engine.settings import EngineSettings, default_threads
-from gateway.core.chat import ChatRequest, Endpoint, Feature, Usage
+from gateway.core.chat import ChatRequest, Endpoint, Feature, TokenLogprob, Usage
 from gateway.core.errors import ContextExceeded, EngineFailed, InvalidRequest
 from gateway.core.events import Event, Finish, TextDelta, UsageReport
 from gateway.core.exchange import Call
@@ -42,6 +43,14 @@ FEATURES = frozenset(
         Feature.SEED,
         Feature.PENALTIES,
         Feature.TOKEN_PROMPT,
+        Feature.LOGPROBS,
+        Feature.LOGIT_BIAS,
+        Feature.ECHO,
+        Feature.TYPICAL_P,
+        Feature.REPEAT_PENALTY,
+        Feature.DRY,
+        Feature.IGNORE_EOS,
+        Feature.MIN_TOKENS,
     }
 )
 PRIORITY = {Endpoint.COMPLETION: 0, Endpoint.INFILL: 0, Endpoint.CHAT: 1}
@@ -213,6 +222,7 @@ class LlamaCppBackend:
         room = context - len(prompt)
         if room < 1:
             raise self._exceeded(request, str(len(prompt)))
+        self._check_biases(request)
         wanted = request.sampling.max_tokens
         if wanted is None:
             wanted = self._options.max_tokens or room
@@ -225,13 +235,17 @@ class LlamaCppBackend:
             role=role,
             strict=self._options.strict,
             ahead=ahead,
+            logprobs=request.sampling.logprobs,
             tenant=tenant,
             priority=PRIORITY[request.endpoint],
         )
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncGenerator[Event, None]:
+        echo = _echo(request)
         prompt, cut = await self._prepared(request)
         if request.sampling.max_tokens == 0:
+            if echo:
+                yield TextDelta(text=echo)
             yield Finish(reason="length")
             yield UsageReport(usage=Usage(prompt_tokens=len(prompt), cut_tokens=cut))
             return
@@ -240,8 +254,15 @@ class LlamaCppBackend:
         try:
             async for output in sequence:
                 tokens += len(output.tokens)
-                if output.text:
-                    yield TextDelta(text=output.text.decode(), tokens=tokens)
+                if echo:
+                    yield TextDelta(text=echo)
+                    echo = ""
+                if output.text or output.logprobs:
+                    yield TextDelta(
+                        text=output.text.decode(),
+                        tokens=tokens,
+                        logprobs=tuple(map(_logprob, output.logprobs)),
+                    )
                     tokens = 0
                 if output.finish is not None:
                     yield Finish(reason=output.finish)
@@ -277,6 +298,7 @@ class LlamaCppBackend:
         """Unset values as OpenAI has them; for a hole in a file greedy, as an editor expects."""
         sampling = request.sampling
         fill = request.suffix is not None or request.endpoint is Endpoint.INFILL
+        usual = SamplerSettings()
         default = 0.0 if fill else self._options.default_temperature
         return SamplerSettings(
             temperature=default if sampling.temperature is None else sampling.temperature,
@@ -286,7 +308,23 @@ class LlamaCppBackend:
             seed=sampling.seed,
             frequency_penalty=sampling.frequency_penalty,
             presence_penalty=sampling.presence_penalty,
+            typical_p=_or(sampling.typical_p, usual.typical_p),
+            repeat_penalty=_or(sampling.repeat_penalty, usual.repeat_penalty),
+            repeat_last_n=_or(sampling.repeat_last_n, usual.repeat_last_n),
+            dry_multiplier=sampling.dry_multiplier,
+            dry_base=_or(sampling.dry_base, usual.dry_base),
+            dry_allowed_length=_or(sampling.dry_allowed_length, usual.dry_allowed_length),
+            dry_penalty_last_n=_or(sampling.dry_penalty_last_n, usual.dry_penalty_last_n),
+            logit_bias=sampling.logit_bias,
+            ignore_eos=sampling.ignore_eos,
+            min_tokens=sampling.min_tokens,
         )
+
+    def _check_biases(self, request: ChatRequest) -> None:
+        facts = self.prompts.vocabulary
+        biases = request.sampling.logit_bias
+        if facts is not None and not all(token < facts.vocab_n for token, _ in biases):
+            raise InvalidRequest(f"token ids are 0 to {facts.vocab_n - 1}", param="logit_bias")
 
     async def _infill(self, request: ChatRequest) -> tuple[tuple[int, ...], int]:
         if Feature.FIM not in self._upstream.features:
@@ -335,6 +373,30 @@ class LlamaCppBackend:
         if facts is not None and not all(0 <= token < facts.vocab_n for token in prompt):
             raise InvalidRequest(f"token ids are 0 to {facts.vocab_n - 1}", param="prompt")
         return prompt
+
+
+_Number = TypeVar("_Number", int, float)
+
+
+def _or(value: _Number | None, usual: _Number) -> _Number:
+    return usual if value is None else value
+
+
+def _logprob(entry: Entry) -> TokenLogprob:
+    data, logprob, top = entry
+    others = tuple(TokenLogprob(data=other, logprob=value) for other, value in top)
+    return TokenLogprob(data=data, logprob=logprob, top=others)
+
+
+def _echo(request: ChatRequest) -> str:
+    """The prompt's text, if the answer shall begin with it. Raises InvalidRequest."""
+    if Feature.ECHO not in request.features:
+        return ""
+    if isinstance(request.prompt, tuple) or request.suffix is not None:
+        raise InvalidRequest("only a prompt given as text can be echoed here", param="echo")
+    if request.sampling.logprobs is not None:
+        raise InvalidRequest("no log-probabilities of an echoed prompt here", param="echo")
+    return request.prompt
 
 
 def model_path(model: str, model_dir: Path) -> Path:

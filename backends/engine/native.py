@@ -261,36 +261,49 @@ class Context:
 
 
 PENALTY_WINDOW = 1 << 16
-"""Tokens that penalties look back on; those of the answer only, as OpenAI's do."""
+"""Tokens that penalties look back on at most."""
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+_BREAKERS = (b"\n", b":", b'"', b"*")
+"""Across these DRY sees no repetition: llama.cpp's own defaults."""
 
 
 class ChainSampler:
     """llama.cpp's sampler chain for one sequence; a call chooses a token and accepts it.
 
-    So its state is exactly that of the tokens emitted: call it once per emitted token.
+    So its state is exactly that of the tokens emitted: call it once per emitted token. The order is
+    llama.cpp's default one. `ends` are the tokens that `ignore_eos` and `min_tokens` ban.
     """
 
-    def __init__(self, settings: SamplerSettings, vocab: int) -> None:
+    def __init__(
+        self,
+        settings: SamplerSettings,
+        model: Model,
+        ends: frozenset[int] = frozenset(),
+        prompt: tuple[int, ...] = (),
+    ) -> None:
+        vocab = model.tokens
         self._items = np.zeros(vocab, _CANDIDATE)
         self._ids = np.arange(vocab, dtype=np.int32)
+        self._biases = settings.logit_bias
+        self._ends = sorted(ends)
+        # How many more tokens may not end the answer.
+        self._open = PENALTY_WINDOW**2 if settings.ignore_eos else settings.min_tokens
         self._chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
-        for sampler in self._parts(settings, vocab):
+        for sampler in self._parts(settings, model, prompt):
             C.llama_sampler_chain_add(self._chain, sampler)
 
-    @staticmethod
-    def _parts(settings: SamplerSettings, vocab: int) -> list[Any]:
-        parts = []
-        if settings.frequency_penalty or settings.presence_penalty:
-            frequency, presence = settings.frequency_penalty, settings.presence_penalty
-            parts.append(
-                C.llama_sampler_init_penalties(vocab, PENALTY_WINDOW, 1.0, frequency, presence)
-            )
+    @classmethod
+    def _parts(cls, settings: SamplerSettings, model: Model, prompt: tuple[int, ...]) -> list[Any]:
+        parts = cls._penalties(settings, model, prompt)
         if settings.temperature <= 0:
             return [*parts, C.llama_sampler_init_greedy()]
         if settings.top_k > 0:
             parts.append(C.llama_sampler_init_top_k(settings.top_k))
+        if settings.typical_p < 1:
+            # A probability that underflows to 0 would make the entropy not a number.
+            parts.append(C.llama_sampler_init_min_p(1e-30, 1))
+            parts.append(C.llama_sampler_init_typical(settings.typical_p, 1))
         if settings.top_p < 1:
             parts.append(C.llama_sampler_init_top_p(settings.top_p, 1))
         if settings.min_p > 0:
@@ -300,9 +313,44 @@ class ChainSampler:
         parts.append(C.llama_sampler_init_dist(seed & 0xFFFFFFFF))
         return parts
 
+    @staticmethod
+    def _penalties(settings: SamplerSettings, model: Model, prompt: tuple[int, ...]) -> list[Any]:
+        vocab, parts = model.tokens, []
+        if settings.frequency_penalty or settings.presence_penalty:
+            frequency, presence = settings.frequency_penalty, settings.presence_penalty
+            parts.append(
+                C.llama_sampler_init_penalties(vocab, PENALTY_WINDOW, 1.0, frequency, presence)
+            )
+        both = []
+        if settings.repeat_penalty != 1:
+            window = _window(settings.repeat_last_n)
+            penalty = settings.repeat_penalty
+            both.append(C.llama_sampler_init_penalties(vocab, window, penalty, 0.0, 0.0))
+        if settings.dry_multiplier:
+            both.append(
+                C.llama_sampler_init_dry(
+                    model.vocab,
+                    settings.dry_multiplier,
+                    settings.dry_base,
+                    settings.dry_allowed_length,
+                    _window(settings.dry_penalty_last_n),
+                    (ctypes.c_char_p * len(_BREAKERS))(*_BREAKERS),
+                    len(_BREAKERS),
+                )
+            )
+        for sampler in both:
+            for token in prompt[-PENALTY_WINDOW:]:
+                C.llama_sampler_accept(sampler, token)
+        return [*parts, *both]
+
     def __call__(self, logits: Floats) -> int:
         self._items["id"] = self._ids
         self._items["logit"] = logits
+        for token, bias in self._biases:
+            self._items["logit"][token] += bias
+        if self._open > 0:
+            self._items["logit"][self._ends] = -np.inf
+            self._open -= 1
         array = C.llama_token_data_array(
             data=self._items.ctypes.data_as(ctypes.POINTER(C.llama_token_data)),
             size=len(self._items),
@@ -318,3 +366,7 @@ class ChainSampler:
         if self._chain:
             C.llama_sampler_free(self._chain)
             self._chain = None
+
+
+def _window(tokens: int) -> int:
+    return PENALTY_WINDOW if tokens < 0 else min(tokens, PENALTY_WINDOW)

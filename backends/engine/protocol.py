@@ -45,6 +45,8 @@ from typing import Any, Literal, TypeAlias
 
 import msgpack
 
+from backends.engine import logprobs
+
 Role: TypeAlias = Literal["generate", "target", "draft"]
 Source: TypeAlias = Literal["self", "draft", "bonus"]
 Wire: TypeAlias = dict[str, Any]
@@ -56,7 +58,13 @@ MAX_DRAFT = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplerSettings:
-    """The sampler chain's parameters; temperature 0 is greedy. seed None: the worker picks one."""
+    """The sampler chain's parameters; temperature 0 is greedy. seed None: the worker picks one.
+
+    Frequency and presence penalties look at the answer only, as OpenAI's do; the repeat penalty and
+    DRY at the prompt too, as llama.cpp's do, so many tokens back (-1: all). `logit_bias` is pairs
+    of token id and bias. `ignore_eos` bans every token that ends an answer, `min_tokens` until the
+    answer has so many; stop strings still end it.
+    """
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -65,6 +73,29 @@ class SamplerSettings:
     seed: int | None = None
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
+    typical_p: float = 1.0
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    ignore_eos: bool = False
+    min_tokens: int = 0
+
+    @property
+    def plain(self) -> bool:
+        """Whether the likeliest token of the raw logits is always the choice."""
+        return self.temperature <= 0 and not (
+            self.frequency_penalty
+            or self.presence_penalty
+            or self.repeat_penalty != 1
+            or self.dry_multiplier
+            or self.logit_bias
+            or self.ignore_eos
+            or self.min_tokens
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +104,8 @@ class Job:
 
     `strict` asks that no row of it is ever decoded in a batch of width one, so that the result is
     the same bytes whether tokens came singly or were verified in one pass (speculation.md 9.2).
-    `ahead` bounds a `draft` role's lead, in tokens. `priority`: smaller goes first.
+    `ahead` bounds a `draft` role's lead, in tokens. `priority`: smaller goes first. `logprobs` asks
+    for log-probabilities and so many of the likeliest tokens beside each; None for none.
     """
 
     id: int
@@ -84,6 +116,7 @@ class Job:
     role: Role = "generate"
     strict: bool = False
     ahead: int = 0
+    logprobs: int | None = None
     tenant: str = "default"
     priority: int = 1
 
@@ -94,7 +127,9 @@ class Job:
     def unpack(cls, frame: Mapping[str, Any]) -> Job:
         """Raises TypeError for a field that this side does not know."""
         values = {name: value for name, value in frame.items() if name != "op"}
-        values["sampler"] = SamplerSettings(**values["sampler"])
+        sampler = values["sampler"]
+        biases = tuple((token, bias) for token, bias in sampler["logit_bias"])
+        values["sampler"] = SamplerSettings(**{**sampler, "logit_bias": biases})
         values["tokens"], values["stop"] = tuple(values["tokens"]), tuple(values["stop"])
         return cls(**values)
 
@@ -109,6 +144,7 @@ class Output:
     when all of a draft held (and one token more came of the same pass), else draft. `finish` is set
     once: stop, length, cancelled or error (then `error` says why: one of the words below, a colon,
     and a sentence). `completion_tokens` counts all tokens so far, the ending one included.
+    `logprobs` are of the tokens that end in `text`: those that a stop string cuts have none.
     """
 
     id: int
@@ -124,6 +160,7 @@ class Output:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    logprobs: tuple[logprobs.Entry, ...] = ()
 
     def pack(self) -> list[Any]:
         """Positional, since there is one for every token."""
@@ -133,6 +170,7 @@ class Output:
     def unpack(cls, values: list[Any]) -> Output:
         output = dict(zip(_OUTPUT, values, strict=True))
         output["tokens"] = tuple(output["tokens"])
+        output["logprobs"] = logprobs.unpack(output["logprobs"])
         return cls(**output)
 
 

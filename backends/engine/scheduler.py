@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.engine.drafts import Inbox, Lead
+from backends.engine.logprobs import Trail
 from backends.engine.protocol import FAILED, INVALID, OVERLOADED, TOO_LONG, Job, Output, Source
 from backends.engine.text import TextStream
 
@@ -66,6 +67,9 @@ class Decoder(Protocol):
 
     def piece(self, token: int) -> bytes: ...
 
+    def name(self, token: int) -> bytes:
+        """The same, but control tokens have one too."""
+
     def ends(self, token: int) -> bool: ...
 
 
@@ -99,6 +103,7 @@ class Slot:
     text: TextStream
     inbox: Inbox | None = None
     lead: Lead | None = None
+    trail: Trail | None = None
     fed: int = 0
     paused: bool = False
 
@@ -286,6 +291,7 @@ class Scheduler:
             text=TextStream(job.stop),
             inbox=Inbox(self._engine.vocab) if job.role == "target" else None,
             lead=Lead(self._engine.vocab) if job.role == "draft" else None,
+            trail=None if job.logprobs is None else Trail(job.logprobs, self._engine.name),
         )
 
     def _release(self, slot: Slot) -> None:
@@ -421,7 +427,10 @@ class Scheduler:
                 finish = "stop"
                 text += slot.text.flush()
                 break
-            text += slot.text.push(self._engine.piece(token))
+            piece = self._engine.piece(token)
+            if slot.trail:
+                slot.trail.add(logits[i], token, slot.text.pushed + len(piece))
+            text += slot.text.push(piece)
             if slot.text.stopped:
                 finish = "stop"
                 break
@@ -454,6 +463,7 @@ class Scheduler:
                 finish=finish,
                 prompt_tokens=slot.prompt,
                 completion_tokens=slot.generated,
+                logprobs=slot.trail.take(slot.text.shown) if slot.trail else (),
             )
         )
         if finish:

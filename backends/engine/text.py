@@ -16,16 +16,30 @@ class TextStream:
         self._stop = tuple(s for s in stop if s)
         self._held = b""
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._pushed = 0
         self.stopped = False
         """Whether a stop string was met; nothing from it on is ever shown."""
+
+    @property
+    def pushed(self) -> int:
+        """Bytes pushed so far; after a stop string, those before it."""
+        return self._pushed
+
+    @property
+    def shown(self) -> int:
+        """How many of them `push` and `flush` have returned, as they came: before U+FFFD."""
+        return self._pushed - len(self._held) - len(self._utf8.getstate()[0])
 
     def push(self, piece: bytes) -> bytes:
         """Add a token's bytes; returns what may be shown now."""
         self._held += piece
+        self._pushed += len(piece)
         # The stop string that is complete first counts, so that token borders make no difference.
         found = [(at + len(s), at) for s in self._stop if (at := self._held.find(s)) >= 0]
         if found:
-            shown, self._held, self.stopped = self._held[: min(found)[1]], b"", True
+            at = min(found)[1]
+            self._pushed -= len(self._held) - at
+            shown, self._held, self.stopped = self._held[:at], b"", True
             return self._utf8.decode(shown, True).encode()
         keep = self._tail()
         shown, self._held = (

@@ -41,6 +41,7 @@ class LlamaDecoder:
 
     def __init__(self, model: native.Model, context: native.Context) -> None:
         self._context = context
+        self._model = model
         self._pieces = model.pieces()
         self._eog = model.eog()
         self.vocab = model.tokens
@@ -59,13 +60,15 @@ class LlamaDecoder:
         self._context.remove(sequence, start, end)
 
     def sampler(self, job: Job) -> Sampler | None:
-        s = job.sampler
-        if s.temperature <= 0 and not s.frequency_penalty and not s.presence_penalty:
+        if job.sampler.plain:
             return None
-        return native.ChainSampler(s, self.vocab)
+        return native.ChainSampler(job.sampler, self._model, self._eog, job.tokens)
 
     def piece(self, token: int) -> bytes:
         return self._pieces[token]
+
+    def name(self, token: int) -> bytes:
+        return self._pieces[token] or self._model.piece(token, special=True)
 
     def ends(self, token: int) -> bool:
         return token in self._eog

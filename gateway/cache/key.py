@@ -29,7 +29,8 @@ LOCAL_ONLY = "m:"
 
 _SAMPLING = frozenset(
     "temperature top_p top_k min_p typical_p seed stop max_tokens frequency_penalty "
-    "presence_penalty repetition_penalty logit_bias".split()
+    "presence_penalty repetition_penalty repeat_penalty repeat_last_n dry_multiplier dry_base "
+    "dry_allowed_length dry_penalty_last_n logit_bias ignore_eos min_tokens".split()
 )
 _KEYED: Mapping[str, frozenset[str]] = {
     "openai_chat": _SAMPLING

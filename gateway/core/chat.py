@@ -42,6 +42,11 @@ class Feature(StrEnum):
     MIN_P = "min_p"
     SEED = "seed"
     PENALTIES = "frequency_penalty"
+    TYPICAL_P = "typical_p"
+    REPEAT_PENALTY = "repeat_penalty"
+    DRY = "dry_multiplier"
+    IGNORE_EOS = "ignore_eos"
+    MIN_TOKENS = "min_tokens"
     TOKEN_PROMPT = "prompt"  # a prompt given as token ids
     PROMPT_LIST = "prompt_list"  # several prompts in one request
 
@@ -80,7 +85,12 @@ class Snippet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How the next token is chosen. None means that the client did not say."""
+    """How the next token is chosen. None means that the client did not say.
+
+    `repeat_last_n` and `dry_penalty_last_n` are in tokens, prompt included; -1 is all of them.
+    `logit_bias` pairs a token id with what is added to its logit. `logprobs` asks for the tokens'
+    log-probabilities, with so many of the likeliest beside each; None asks for none.
+    """
 
     max_tokens: int | None = None
     temperature: float | None = None
@@ -91,6 +101,17 @@ class Sampling:
     stop: tuple[str, ...] = ()
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
+    typical_p: float | None = None
+    repeat_penalty: float | None = None
+    repeat_last_n: int | None = None
+    dry_multiplier: float = 0.0
+    dry_base: float | None = None
+    dry_allowed_length: int | None = None
+    dry_penalty_last_n: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    ignore_eos: bool = False
+    min_tokens: int = 0
+    logprobs: int | None = None
 
     @property
     def greedy(self) -> bool:
@@ -169,6 +190,23 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob:
+    """A token of an answer and its natural log-probability, with the likeliest in its place.
+
+    Of the model's distribution as it is, before temperature, penalties and biases. `data` is the
+    token's bytes, which need not be whole characters; `top` is in falling order, without tops.
+    """
+
+    data: bytes
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+    @property
+    def text(self) -> str:
+        return self.data.decode("utf-8", "replace")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """One finished alternative."""
 
@@ -178,6 +216,7 @@ class Choice:
     refusal: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     finish_reason: str | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from gateway.core.chat import Choice, Completion, ToolCall, Usage
+from gateway.core.chat import Choice, Completion, TokenLogprob, ToolCall, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,11 +24,15 @@ class Frame:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextDelta:
-    """More text of one choice. `tokens` is how many model tokens it holds, 0 if unknown."""
+    """More text of one choice. `tokens` is how many model tokens it holds, 0 if unknown.
+
+    `logprobs`, if they were asked for, are of the tokens that end in this text.
+    """
 
     text: str
     choice: int = 0
     tokens: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
     frame: bytes | None = None
 
 
@@ -143,6 +147,7 @@ class _Growing:
     refusal: list[str] = field(default_factory=list)
     calls: dict[int, dict[str, Any]] = field(default_factory=dict)
     finish_reason: str | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
 
 
 class Collector:
@@ -158,7 +163,9 @@ class Collector:
     def add(self, event: Event) -> None:
         match event:
             case TextDelta():
-                self._choice(event.choice).text.append(self._keep(event.text))
+                part = self._choice(event.choice)
+                part.text.append(self._keep(event.text))
+                part.logprobs += event.logprobs
             case ReasoningDelta():
                 self._choice(event.choice).reasoning.append(self._keep(event.text))
             case RefusalDelta():
@@ -194,6 +201,7 @@ class Collector:
                     for _, c in sorted(part.calls.items())
                 ),
                 finish_reason=part.finish_reason,
+                logprobs=tuple(part.logprobs),
             )
             for index, part in sorted(self._choices.items())
         )

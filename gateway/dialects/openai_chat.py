@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
-from gateway.core.chat import ChatRequest, Choice, Completion, Endpoint, Feature, Message
+from gateway.core.chat import (
+    ChatRequest,
+    Choice,
+    Completion,
+    Endpoint,
+    Feature,
+    Message,
+    TokenLogprob,
+)
 from gateway.core.errors import InvalidRequest, TandemError
 from gateway.core.events import (
     Event,
@@ -25,7 +34,8 @@ from gateway.wire import openai_shapes as shapes
 READ = frozenset(
     "model messages stream stream_options temperature top_p top_k min_p seed stop n max_tokens "
     "max_completion_tokens frequency_penalty presence_penalty logit_bias logprobs top_logprobs "
-    "tools tool_choice response_format".split()
+    "tools tool_choice response_format typical_p repeat_penalty repetition_penalty repeat_last_n "
+    "dry_multiplier dry_base dry_allowed_length dry_penalty_last_n ignore_eos min_tokens".split()
 )
 
 
@@ -45,6 +55,7 @@ class OpenAIChat:
         if limit is None:
             limit = fields.integer(body, "max_tokens", 1)
         sampling, needs = shapes.sampling(body, max_tokens=limit)
+        sampling = replace(sampling, logprobs=_logprobs(body))
         stream, include_usage = shapes.stream_options(body)
         messages = tuple(_messages(body, needs))
         return ChatRequest(
@@ -106,7 +117,9 @@ class ChatStream:
             return event.frame or b""
         match event:
             case TextDelta():
-                return self._delta(event.choice, b'"content":' + orjson.dumps(event.text))
+                logprobs = orjson.dumps(_logprobs_json(event.logprobs))
+                content = b'"content":' + orjson.dumps(event.text)
+                return self._delta(event.choice, content, logprobs)
             case ReasoningDelta():
                 return self._delta(event.choice, b'"reasoning_content":' + orjson.dumps(event.text))
             case RefusalDelta():
@@ -131,23 +144,25 @@ class ChatStream:
     def end(self) -> bytes:
         return shapes.DONE
 
-    def _delta(self, choice: int, delta: bytes) -> bytes:
-        return self._chunk(choice, delta, b"null")
+    def _delta(self, choice: int, delta: bytes, logprobs: bytes = b"null") -> bytes:
+        return self._chunk(choice, delta, b"null", logprobs)
 
-    def _chunk(self, choice: int, delta: bytes, finish: bytes) -> bytes:
+    def _chunk(self, choice: int, delta: bytes, finish: bytes, logprobs: bytes = b"null") -> bytes:
         first = b""
         if choice not in self._begun:
             self._begun.add(choice)
             first = self._frame(choice, b'"role":"assistant","content":""', b"null")
-        return first + self._frame(choice, delta, finish)
+        return first + self._frame(choice, delta, finish, logprobs)
 
-    def _frame(self, choice: int, delta: bytes, finish: bytes) -> bytes:
+    def _frame(self, choice: int, delta: bytes, finish: bytes, logprobs: bytes = b"null") -> bytes:
         return b"".join(
             (
                 self._head,
                 b'{"index":%d,"delta":{' % choice,
                 delta,
-                b'},"logprobs":null,"finish_reason":',
+                b'},"logprobs":',
+                logprobs,
+                b',"finish_reason":',
                 finish,
                 b"}",
                 self._tail,
@@ -204,9 +219,21 @@ def _abilities(body: Mapping[str, Any]) -> set[Feature]:
     wanted = fields.mapping(body, "response_format").get("type", "text")
     if wanted != "text":
         needs.add(Feature.JSON_MODE)
-    if fields.boolean(body, "logprobs") or fields.integer(body, "top_logprobs", 0, 20):
+    if _logprobs(body) is not None:
         needs.add(Feature.LOGPROBS)
     return needs
+
+
+def _logprobs(body: Mapping[str, Any]) -> int | None:
+    """How many of the likeliest beside each token; None if none are asked for at all."""
+    top = fields.integer(body, "top_logprobs", 0, 20) or 0
+    return top if fields.boolean(body, "logprobs") or top else None
+
+
+def _logprobs_json(entries: tuple[TokenLogprob, ...]) -> dict[str, Any] | None:
+    if not entries:
+        return None
+    return {"content": [shapes.logprob_json(entry) for entry in entries], "refusal": None}
 
 
 def _choice(choice: Choice) -> dict[str, Any]:
@@ -229,7 +256,7 @@ def _choice(choice: Choice) -> dict[str, Any]:
     return {
         "index": choice.index,
         "message": message,
-        "logprobs": None,
+        "logprobs": _logprobs_json(choice.logprobs),
         "finish_reason": choice.finish_reason,
     }
 

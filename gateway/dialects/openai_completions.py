@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
-from gateway.core.chat import ChatRequest, Completion, Endpoint, Feature
+from gateway.core.chat import ChatRequest, Completion, Endpoint, Feature, TokenLogprob
 from gateway.core.errors import InvalidRequest, TandemError
 from gateway.core.events import Event, Finish, TextDelta, UsageReport
 from gateway.dialects.base import Answering
@@ -19,7 +21,9 @@ DEFAULT_MAX_TOKENS = 16
 
 READ = frozenset(
     "model prompt suffix stream stream_options temperature top_p top_k min_p seed stop n best_of "
-    "max_tokens frequency_penalty presence_penalty logit_bias logprobs echo".split()
+    "max_tokens frequency_penalty presence_penalty logit_bias logprobs echo typical_p "
+    "repeat_penalty repetition_penalty repeat_last_n dry_multiplier dry_base dry_allowed_length "
+    "dry_penalty_last_n ignore_eos min_tokens".split()
 )
 
 
@@ -44,7 +48,8 @@ class OpenAICompletions:
         suffix = fields.text(body, "suffix")
         if suffix is not None:
             needs.add(Feature.FIM)
-        if fields.integer(body, "logprobs", 0, 20) is not None:
+        sampling = replace(sampling, logprobs=fields.integer(body, "logprobs", 0, 20))
+        if sampling.logprobs is not None:
             needs.add(Feature.LOGPROBS)
         if fields.boolean(body, "echo"):
             needs.add(Feature.ECHO)
@@ -75,7 +80,7 @@ class OpenAICompletions:
                     {
                         "index": choice.index,
                         "text": choice.text,
-                        "logprobs": None,
+                        "logprobs": Logprobs().json(choice.logprobs),
                         "finish_reason": choice.finish_reason,
                     }
                     for choice in completion.choices
@@ -106,6 +111,7 @@ class CompletionStream:
         self._tail = (b'],"usage":null}' if include_usage else b"]}") + b"\n\n"
         self._include_usage = include_usage
         self._passing = False
+        self._logprobs: dict[int, Logprobs] = {}
 
     def encode(self, event: Event) -> bytes:
         if event.frame is not None or self._passing:
@@ -115,7 +121,11 @@ class CompletionStream:
             return event.frame or b""
         match event:
             case TextDelta():
-                return self._frame(event.choice, orjson.dumps(event.text), b"null")
+                logprobs = b"null"
+                if event.logprobs:
+                    one = self._logprobs.setdefault(event.choice, Logprobs())
+                    logprobs = orjson.dumps(one.json(event.logprobs))
+                return self._frame(event.choice, orjson.dumps(event.text), b"null", logprobs)
             case Finish():
                 return self._frame(event.choice, b'""', orjson.dumps(event.reason))
             case UsageReport() if self._include_usage:
@@ -133,18 +143,49 @@ class CompletionStream:
     def end(self) -> bytes:
         return shapes.DONE
 
-    def _frame(self, choice: int, text: bytes, finish: bytes) -> bytes:
+    def _frame(self, choice: int, text: bytes, finish: bytes, logprobs: bytes = b"null") -> bytes:
         return b"".join(
             (
                 self._head,
                 b'{"index":%d,"text":' % choice,
                 text,
-                b',"logprobs":null,"finish_reason":',
+                b',"logprobs":',
+                logprobs,
+                b',"finish_reason":',
                 finish,
                 b"}",
                 self._tail,
             )
         )
+
+
+class Logprobs:
+    """One choice's tokens in this endpoint's columns; remembers where in the text it is."""
+
+    def __init__(self) -> None:
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._at = 0
+
+    def json(self, entries: tuple[TokenLogprob, ...]) -> dict[str, Any] | None:
+        """The next tokens, None if there are none. `text_offset` counts characters."""
+        if not entries:
+            return None
+        offsets = []
+        for entry in entries:
+            offsets.append(self._at)
+            self._at += len(self._utf8.decode(entry.data))
+        tops = [
+            {other.text: other.logprob for other in (*entry.top[::-1], entry)}
+            if entry.top
+            else None
+            for entry in entries
+        ]
+        return {
+            "tokens": [entry.text for entry in entries],
+            "token_logprobs": [entry.logprob for entry in entries],
+            "top_logprobs": tops if any(tops) else None,
+            "text_offset": offsets,
+        }
 
 
 def _prompt(body: Mapping[str, Any], needs: set[Feature]) -> str | tuple[int, ...]:
