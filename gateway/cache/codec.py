@@ -93,4 +93,5 @@ def _entry(raw: Any) -> Entry:
 
 def _choice(raw: dict[str, Any]) -> Choice:
     calls = tuple(ToolCall(**call) for call in raw["tool_calls"])
-    return Choice(**{**raw, "tool_calls": calls})
+    # Answers with log-probabilities are never kept (key.py).
+    return Choice(**{**raw, "tool_calls": calls, "logprobs": ()})

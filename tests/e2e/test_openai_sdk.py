@@ -125,7 +125,6 @@ def test_seed_repeats_a_sample(client: OpenAI) -> None:
         ("tools", [{"type": "function", "function": {"name": "f", "parameters": {}}}]),
         ("response_format", {"type": "json_object"}),
         ("n", 2),
-        ("logprobs", True),
     ],
 )
 def test_what_the_local_engine_lacks_is_refused(
@@ -136,6 +135,69 @@ def test_what_the_local_engine_lacks_is_refused(
         client.chat.completions.create(model=model, messages=QUESTION, **{param: value})
     assert caught.value.param == param
     assert caught.value.code == "unsupported_parameter"
+
+
+def test_logprobs_streamed_and_whole(client: OpenAI) -> None:
+    """Chat log-probabilities spell the text, and are the same streamed as whole."""
+    asked = {
+        "model": "local",
+        "messages": QUESTION,
+        "max_tokens": 8,
+        "temperature": 0,
+        "logprobs": True,
+        "top_logprobs": 3,
+    }
+    choice = client.chat.completions.create(**asked).choices[0]
+    assert choice.logprobs is not None and choice.logprobs.content
+    whole = choice.logprobs.content
+    assert b"".join(bytes(token.bytes) for token in whole).decode() == choice.message.content
+    for token in whole:
+        assert len(token.top_logprobs) == 3
+        assert (token.top_logprobs[0].token, token.top_logprobs[0].logprob) == (
+            token.token,
+            token.logprob,
+        )
+        assert token.logprob <= 0
+    streamed = [
+        token
+        for chunk in client.chat.completions.create(**asked, stream=True)
+        if chunk.choices and chunk.choices[0].logprobs
+        for token in chunk.choices[0].logprobs.content
+    ]
+    assert [token.token for token in streamed] == [token.token for token in whole]
+    plain = client.chat.completions.create(
+        model="local", messages=QUESTION, max_tokens=8, temperature=0
+    )
+    assert plain.choices[0].logprobs is None
+
+
+def test_legacy_logprobs_and_echo(client: OpenAI) -> None:
+    """Completions have columns whose offsets point into the text; an echo comes first."""
+    asked = {"model": "local", "prompt": "Tandem is", "max_tokens": 8, "temperature": 0}
+    choice = client.completions.create(**asked, logprobs=2).choices[0]
+    columns = choice.logprobs
+    assert columns is not None and columns.tokens
+    assert len(columns.token_logprobs) == len(columns.top_logprobs) == len(columns.tokens)
+    for token, at, tops in zip(
+        columns.tokens, columns.text_offset, columns.top_logprobs, strict=True
+    ):
+        assert choice.text[at:].startswith(token)
+        assert token in tops
+    chunks = [c.choices[0] for c in client.completions.create(**asked, logprobs=2, stream=True)]
+    offsets = [at for c in chunks if c.logprobs for at in c.logprobs.text_offset]
+    assert offsets == columns.text_offset
+    echoed = client.completions.create(**asked, echo=True).choices[0]
+    assert echoed.text == "Tandem is" + choice.text
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(**asked, echo=True, logprobs=1)
+    assert caught.value.param == "echo"
+
+
+def test_a_bias_outside_the_vocabulary_is_refused(client: OpenAI) -> None:
+    """A token id that the model does not have is a 400 that names the parameter."""
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="local", messages=QUESTION, logit_bias={"99999999": 1})
+    assert caught.value.param == "logit_bias"
 
 
 def test_errors_have_the_sdk_classes(client: OpenAI) -> None:

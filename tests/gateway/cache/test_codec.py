@@ -43,6 +43,8 @@ def test_every_field_survives() -> None:
     usage = full.completion.usage
     for part in (full, full.completion.choices[0], usage, full.completion.choices[0].tool_calls[0]):
         for each in fields(part):  # type: ignore[arg-type]
+            if each.name == "logprobs":
+                continue  # answers with them bypass the cache
             assert getattr(part, each.name), f"give {each.name} a value here, so that it is tested"
     assert codec.decode(codec.encode(full)) == full
 
