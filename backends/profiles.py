@@ -56,6 +56,7 @@ def _table(*profiles: Profile) -> Mapping[str, Profile]:
 
 _BASIC = frozenset({F.CHAT, F.TOOLS, F.JSON_MODE})
 _OLD_LIMIT = MappingProxyType({"max_completion_tokens": "max_tokens"})
+_REPETITION = MappingProxyType({"repeat_penalty": "repetition_penalty"})
 
 PROFILES: Mapping[str, Profile] = _table(
     Profile(
@@ -78,7 +79,9 @@ PROFILES: Mapping[str, Profile] = _table(
         name="openrouter",
         base_url="https://openrouter.ai/api/v1",
         features=_BASIC
-        | {F.COMPLETION, F.LOGPROBS, F.LOGIT_BIAS, F.TOP_K, F.MIN_P, F.SEED, F.PENALTIES},
+        | {F.COMPLETION, F.LOGPROBS, F.LOGIT_BIAS, F.TOP_K, F.MIN_P, F.SEED, F.PENALTIES}
+        | {F.REPEAT_PENALTY},
+        renames=_REPETITION,
         # Left alone, it routes to providers that ignore what they do not know.
         defaults=MappingProxyType({"provider": {"require_parameters": True}}),
     ),
@@ -117,7 +120,7 @@ PROFILES: Mapping[str, Profile] = _table(
         | {F.COMPLETION, F.ECHO, F.TOKEN_PROMPT, F.N, F.LOGPROBS, F.LOGIT_BIAS}
         | {F.TOP_K, F.MIN_P, F.SEED, F.PENALTIES}
         | {F.REPEAT_PENALTY, F.IGNORE_EOS, F.MIN_TOKENS},
-        renames=MappingProxyType({"repeat_penalty": "repetition_penalty"}),
+        renames=_REPETITION,
         self_hosted=True,
         health_path="/health",
         versioned=True,
@@ -132,7 +135,10 @@ PROFILES: Mapping[str, Profile] = _table(
     ),
     Profile(
         name="generic",
-        features=_BASIC | {F.COMPLETION, F.SEED, F.PENALTIES},
+        # llama.cpp's own sampling fields go through: of such servers many are llama.cpp's.
+        features=_BASIC
+        | {F.COMPLETION, F.SEED, F.PENALTIES}
+        | {F.TYPICAL_P, F.REPEAT_PENALTY, F.DRY, F.IGNORE_EOS, F.MIN_TOKENS},
         # Several small servers ignore the newer name in silence, and write without end.
         renames=_OLD_LIMIT,
         self_hosted=True,

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from backends.engine.client import Engine
-from backends.engine.protocol import Job, Output, SamplerSettings
+from backends.engine.protocol import Job, Output, Role, SamplerSettings
 from backends.engine.settings import EngineSettings
 
 ONCE = (1, 403, 407, 261, 378)
@@ -40,8 +40,8 @@ print(json.dumps((row - np.logaddexp.reduce(row)).tolist()))
 
 
 @asynccontextmanager
-async def running(path: Path) -> AsyncIterator[Engine]:
-    engine = Engine(EngineSettings(model=str(path)))
+async def running(path: Path, *, strict: bool = False) -> AsyncIterator[Engine]:
+    engine = Engine(EngineSettings(model=str(path), strict=strict))
     try:
         await engine.start()
         assert engine.ready is not None, engine.detail
@@ -208,5 +208,38 @@ def test_a_seed_repeats_with_every_sampler(stories: Path) -> None:
 
             first, again, other = [await sampled(seed) for seed in (1, 1, 2)]
             assert first == again != other
+
+    asyncio.run(main())
+
+
+def test_a_verified_draft_changes_nothing(stories: Path) -> None:
+    """A target that verifies drafts gives the tokens and log-probabilities of a plain run."""
+    settings = SamplerSettings(
+        temperature=0.7, seed=5, repeat_penalty=1.2, dry_multiplier=0.8, min_tokens=20
+    )
+
+    def asked(role: Role) -> Job:
+        return Job(
+            id=0, tokens=ONCE, max_tokens=40, sampler=settings, strict=True, role=role, logprobs=2
+        )
+
+    async def main() -> None:
+        async with running(stories, strict=True) as engine:
+
+            async def told(role: Role, draft: list[int]) -> list[Output]:
+                sequence = await engine.submit(asked(role))
+                try:
+                    if draft:
+                        sequence.draft(0, 0, draft)
+                    return [output async for output in sequence]
+                finally:
+                    await sequence.aclose()
+
+            plain = await told("generate", [])
+            again = await told("target", tokens(plain)[:30])
+            assert sum(output.accepted for output in again) > 0
+            assert tokens(again) == tokens(plain)
+            entries = [[e for o in run for e in o.logprobs] for run in (plain, again)]
+            assert entries[0] == entries[1]
 
     asyncio.run(main())

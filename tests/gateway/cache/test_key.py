@@ -182,7 +182,7 @@ def test_machine_zone_keys_are_marked() -> None:
         {"web_search_options": {}},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
         {"messages": [{"role": "user", "content": "\ud800"}]},
-        {"logit_bias": {"5": float("nan")}},
+        {"prediction": {"content": float("nan")}},
     ],
     ids=str,
 )
