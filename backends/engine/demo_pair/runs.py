@@ -19,7 +19,7 @@ from backends.engine.demo_pair.train import Plan, State, Trainer, load_weights
 
 CONTEXT = 512  # the longest rows either model was trained on
 
-TARGET = Plan(tokens=12_000_000)
+TARGET = Plan(tokens=10_000_000)
 DRAFT = Plan(tokens=6_000_000, lengths=((0.0, 256), (0.75, 512)), decay_from=0.5)
 
 
