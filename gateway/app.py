@@ -186,7 +186,7 @@ class Gateway:
         return sum(in_flight[name] for name in local)
 
     async def _watch_engines(self) -> None:
-        """Ask each worker for its counters, until cancelled; the scrape's thread only reads them."""
+        """Ask each worker for its counters, until cancelled; a scrape only reads them."""
         while True:
             for name, backend in self.backends.items():
                 if isinstance(backend, LlamaCppBackend):

@@ -51,7 +51,8 @@ async def outputs(engine: Engine, asked: list[Job]) -> AsyncGenerator[tuple[int,
 
     try:
         for job in asked:
-            sequences.append(await engine.submit(job))
+            sequence = await engine.submit(job)
+            sequences.append(sequence)  # one by one: what has been submitted is closed below
         readers += [asyncio.create_task(read(i, s)) for i, s in enumerate(sequences)]
         left = len(asked)
         while left:
