@@ -104,7 +104,8 @@ def load(settings: EngineSettings) -> tuple[native.Model, native.Context, Limits
         cells=cells,
         sequences=slots + limits.cached,
         batch=settings.batch,
-        outputs=slots * (limits.verify + 1),
+        # llama.cpp reserves a row of logits for each sequence, and aborts where it may not.
+        outputs=max(slots * (limits.verify + 1), slots + limits.cached),
         threads=settings.threads,
         flash_attention=settings.flash_attention,
         unified=not settings.strict,
