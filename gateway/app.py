@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from gateway.cache import CACHES
 from gateway.cache.base import Cache
 from gateway.companion import CompanionEndpoint, resolver, session_record
 from gateway.config import Config
+from gateway.core.errors import EngineFailed
 from gateway.core.exchange import ExchangeRecord
 from gateway.core.registry import load
 from gateway.core.routing import Facts, Zone
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 
 MAX_INSIDE = 1024
 """Requests inside at once; the local engine and each upstream have tighter bounds of their own."""
+ENGINE_STATS_S = 1.0
 
 
 class Gateway:
@@ -76,6 +79,7 @@ class Gateway:
         )
         self._energy = EnergyMeter(sharing=self._local_in_flight)
         self._watches: list[asyncio.Task[None]] = []
+        self._engine_stats: dict[str, Mapping[str, float]] = {}
         self._log = log
         self._cache = cache
         self.keys = Keys(config.callers)
@@ -101,6 +105,7 @@ class Gateway:
         self._watches = [
             asyncio.create_task(self.metrics.watch_lag(), name="loop-lag"),
             asyncio.create_task(self._energy.watch(), name="energy"),
+            asyncio.create_task(self._watch_engines(), name="engine-stats"),
         ]
 
     async def aclose(self) -> None:
@@ -180,10 +185,22 @@ class Gateway:
         local = (u.name for u in self.fleet.upstreams() if u.kind == "llama_cpp")
         return sum(in_flight[name] for name in local)
 
+    async def _watch_engines(self) -> None:
+        """Ask each worker for its counters, until cancelled; a scrape only reads them."""
+        while True:
+            for name, backend in self.backends.items():
+                if isinstance(backend, LlamaCppBackend):
+                    with contextlib.suppress(EngineFailed, TimeoutError):
+                        async with asyncio.timeout(ENGINE_STATS_S):
+                            self._engine_stats[name] = await backend.engine.stats()
+            await asyncio.sleep(ENGINE_STATS_S)
+
     def _vitals(self) -> Vitals:
         engines = {
             name: EngineVitals(
-                up=backend.engine.ready is not None, restarts=backend.engine.restarts
+                up=backend.engine.ready is not None,
+                restarts=backend.engine.restarts,
+                stats=self._engine_stats.get(name, {}),
             )
             for name, backend in self.backends.items()
             if isinstance(backend, LlamaCppBackend)

@@ -64,6 +64,8 @@ class EngineVitals:
     up: bool
     restarts: int = 0
     rss_bytes: int | None = None
+    stats: Mapping[str, float] = field(default_factory=dict)
+    """The worker's own counters (scheduler.Stats) and gauges, at most some seconds old."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,6 +316,62 @@ class _SeriesCollector(Collector):
         return (each.family() for each in self._series)
 
 
+_ENGINE_COUNTS = (
+    ("steps", "steps", "Batches of work computed."),
+    ("preemptions", "preemptions", "Sequences parked because the KV cells were full."),
+    ("prefix_hits", "prefix_hits", "Prompts that began like a resident sequence."),
+    ("prefix_tokens", "prefix_tokens", "Prompt tokens that were not computed again."),
+    ("evictions", "evictions", "Ended sequences whose cells were taken."),
+    ("cancels", "cancelled", "Sequences dropped because nobody wanted them any more."),
+    ("superseded", "superseded", "Completions ended by a newer one of the same session."),
+    ("expired", "expired", "Jobs whose deadline passed in the queue."),
+)
+_ENGINE_ROWS = ("prompt", "decode", "draft")
+_ENGINE_CELLS = ("used", "reserved", "cached")
+
+
+def _engine_counts(engines: Mapping[str, EngineVitals]) -> Iterator[Metric]:
+    known = {name: engine.stats for name, engine in engines.items() if engine.stats}
+    for name, key, text in _ENGINE_COUNTS:
+        counts = CounterMetricFamily(f"tandem_engine_{name}", text, labels=("upstream",))
+        for upstream, stats in known.items():
+            counts.add_metric((upstream,), stats[key])
+        yield counts
+    rows = CounterMetricFamily(
+        "tandem_engine_rows", "Rows decoded, by what they were.", labels=("upstream", "kind")
+    )
+    cells = GaugeMetricFamily(
+        "tandem_engine_kv_cells",
+        "KV cells by state; cached ones are free for who needs them.",
+        labels=("upstream", "state"),
+    )
+    for upstream, stats in known.items():
+        for kind in _ENGINE_ROWS:
+            rows.add_metric((upstream, kind), stats[f"{kind}_rows"])
+        for state in _ENGINE_CELLS:
+            cells.add_metric((upstream, state), stats[state])
+    yield rows
+    yield cells
+    yield _gauge(
+        "tandem_engine_kv_usage_ratio",
+        "KV cells that hold tokens, over all.",
+        "upstream",
+        {name: stats["used"] / stats["cells"] for name, stats in known.items()},
+    )
+    yield _gauge(
+        "tandem_engine_slots_busy",
+        "Sequences that generate.",
+        "upstream",
+        {name: stats["running"] for name, stats in known.items()},
+    )
+    yield _gauge(
+        "tandem_engine_queue_depth",
+        "Jobs that wait for cells or a slot.",
+        "upstream",
+        {name: stats["waiting"] for name, stats in known.items()},
+    )
+
+
 class _VitalsCollector(Collector):
     """Gauges, and counters that somebody else keeps, read at scrape time."""
 
@@ -351,6 +409,7 @@ class _VitalsCollector(Collector):
         for name, engine in engines.items():
             restarts.add_metric((name,), engine.restarts)
         yield restarts
+        yield from _engine_counts(engines)
         yield _gauge(
             "tandem_dependency_up",
             "1 if the dependency answers.",

@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import logging
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
@@ -14,11 +15,11 @@ from typing import ClassVar, Literal, TypeVar
 from pydantic import Field
 
 from backends.base import Health, Options, Resources
-from backends.engine import gguf
+from backends.engine import choices, gguf
 from backends.engine.client import Engine
 from backends.engine.logprobs import Entry
 from backends.engine.prompts import Prompts, Vocabulary
-from backends.engine.protocol import Job, Role, SamplerSettings
+from backends.engine.protocol import Job, Output, Role, SamplerSettings
 from backends.engine.settings import EngineSettings, default_threads
 from gateway.core.chat import ChatRequest, Endpoint, Feature, TokenLogprob, Usage
 from gateway.core.errors import ContextExceeded, EngineFailed, InvalidRequest
@@ -53,6 +54,8 @@ FEATURES = frozenset(
         Feature.MIN_TOKENS,
     }
 )
+SHARING = frozenset({Feature.N})
+"""What needs sequences to share cells, which those of a strict engine cannot."""
 PRIORITY = {Endpoint.COMPLETION: 0, Endpoint.INFILL: 0, Endpoint.CHAT: 1}
 
 
@@ -94,6 +97,7 @@ class LlamaCppBackend:
         self._options = options
         self._path = model_path(options.model, resources.model_dir)
         self._detail = "not started"
+        self._features = FEATURES if options.strict else FEATURES | SHARING
         self.prompts = Prompts(self._path, limit_s=options.prepare_s)
         self._settings = EngineSettings(
             model=str(self._path),
@@ -115,7 +119,7 @@ class LlamaCppBackend:
             zone=options.zone,
             model=self._path.stem,
             context=options.context,
-            features=FEATURES,
+            features=self._features,
             price=options.price.price() if options.price else None,
             watts=options.watts,
         )
@@ -176,7 +180,7 @@ class LlamaCppBackend:
         self._upstream = replace(
             self._upstream,
             context=context,
-            features=FEATURES | {Feature.FIM} if facts.fim else FEATURES,
+            features=self._features | {Feature.FIM} if facts.fim else self._features,
             revision=revision[:16],
             created=int(self._path.stat().st_mtime),
             prompt_ceiling=facts.byte_level,
@@ -238,10 +242,12 @@ class LlamaCppBackend:
             logprobs=request.sampling.logprobs,
             tenant=tenant,
             priority=PRIORITY[request.endpoint],
+            session=_session(request),
         )
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncGenerator[Event, None]:
         echo = _echo(request)
+        count = choices.wanted(request)
         prompt, cut = await self._prepared(request)
         if request.sampling.max_tokens == 0:
             if echo:
@@ -249,32 +255,34 @@ class LlamaCppBackend:
             yield Finish(reason="length")
             yield UsageReport(usage=Usage(prompt_tokens=len(prompt), cut_tokens=cut))
             return
-        sequence = await self.engine.submit(self.job(request, prompt, tenant=call.tenant))
-        tokens = 0
-        try:
-            async for output in sequence:
-                tokens += len(output.tokens)
-                if echo:
-                    yield TextDelta(text=echo)
-                    echo = ""
+        asked = choices.jobs(self.job(request, prompt, tenant=call.tenant), count)
+        tokens = [0] * count
+        ended: dict[int, Output] = {}
+        echoed: set[int] = set()
+        async with aclosing(choices.outputs(self.engine, asked)) as outputs:
+            async for choice, output in outputs:
+                tokens[choice] += len(output.tokens)
+                if echo and choice not in echoed:
+                    echoed.add(choice)
+                    yield TextDelta(text=echo, choice=choice)
                 if output.text or output.logprobs:
                     yield TextDelta(
                         text=output.text.decode(),
-                        tokens=tokens,
+                        choice=choice,
+                        tokens=tokens[choice],
                         logprobs=tuple(map(_logprob, output.logprobs)),
                     )
-                    tokens = 0
+                    tokens[choice] = 0
                 if output.finish is not None:
-                    yield Finish(reason=output.finish)
-                    usage = Usage(
-                        prompt_tokens=output.prompt_tokens,
-                        completion_tokens=output.completion_tokens,
-                        cached_tokens=output.cached_tokens,
-                        cut_tokens=cut,
-                    )
-                    yield UsageReport(usage=usage)
-        finally:
-            await sequence.aclose()
+                    ended[choice] = output
+                    yield Finish(reason=output.finish, choice=choice)
+        usage = Usage(
+            prompt_tokens=len(prompt),
+            completion_tokens=sum(output.completion_tokens for output in ended.values()),
+            cached_tokens=ended[0].cached_tokens,
+            cut_tokens=cut,
+        )
+        yield UsageReport(usage=usage)
 
     async def count(self, request: ChatRequest) -> int | None:
         return self._hopeless(request) or len(await self.prompt(request))
@@ -405,6 +413,13 @@ def model_path(model: str, model_dir: Path) -> Path:
     if kind == "bundled":
         return BUNDLED / f"tandem-demo-{name}-q8_0.gguf"
     return model_dir / model
+
+
+def _session(request: ChatRequest) -> str:
+    """An editor's session, if it names one; a request of several choices is of none, since each
+    choice is a job and the newest alone would be left."""
+    named = request.extra.get("session_id")
+    return named if isinstance(named, str) and choices.wanted(request) == 1 else ""
 
 
 def _digest(paths: tuple[Path, ...]) -> str:

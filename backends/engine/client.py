@@ -22,8 +22,10 @@ from typing import Any
 
 from backends.engine.process import Child
 from backends.engine.protocol import (
+    EXPIRED,
     INVALID,
     OVERLOADED,
+    SUPERSEDED,
     TOO_LONG,
     FrameError,
     Job,
@@ -37,7 +39,9 @@ from gateway.core.errors import (
     EngineFailed,
     InvalidRequest,
     Overloaded,
+    Superseded,
     TandemError,
+    UpstreamTimeout,
 )
 
 log = logging.getLogger(__name__)
@@ -107,7 +111,7 @@ class Sequence:
         if self._over:
             return
         if output.finish == "error":
-            self.end(_failure(output.error or ""))
+            self.end(_failure(output.error or "", output.retry_after))
             return
         self._unread.append(output)
         self._news.set()
@@ -134,11 +138,15 @@ class Sequence:
             self._say({**frame, "id": self.job.id})
 
 
-def _failure(error: str) -> TandemError:
+def _failure(error: str, retry_after: float | None = None) -> TandemError:
     """The one place where a worker's refusal becomes an error of ours."""
     word, _, sentence = error.partition(": ")
     if word == OVERLOADED:
-        return Overloaded(f"the local engine is busy: {sentence}", retry_after=1.0)
+        return Overloaded(f"the local engine is busy: {sentence}", retry_after=retry_after or 1.0)
+    if word == EXPIRED:
+        return UpstreamTimeout(f"the local engine is busy: {sentence}")
+    if word == SUPERSEDED:
+        return Superseded(sentence)
     if word == TOO_LONG:
         return ContextExceeded(f"the request is too long: {sentence}", param="prompt")
     if word == INVALID:

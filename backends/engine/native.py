@@ -250,6 +250,10 @@ class Context:
         """Free a sequence's cells at positions start <= p < end; -1 means to the end."""
         C.llama_memory_seq_rm(self._memory, sequence, start, end)
 
+    def copy(self, source: int, target: int, end: int) -> None:
+        """Share the cells of positions below `end`. Unified cells only: split ones would abort."""
+        C.llama_memory_seq_cp(self._memory, source, target, 0, end)
+
     def last(self, sequence: int) -> int:
         """The highest position that a sequence holds, -1 if it holds nothing."""
         return int(C.llama_memory_seq_pos_max(self._memory, sequence))

@@ -106,6 +106,8 @@ class Job:
     the same bytes whether tokens came singly or were verified in one pass (speculation.md 9.2).
     `ahead` bounds a `draft` role's lead, in tokens. `priority`: smaller goes first. `logprobs` asks
     for log-probabilities and so many of the likeliest tokens beside each; None for none.
+    `deadline`: seconds from now after which a job still waiting is dropped. `session`: of the
+    priority-0 jobs of one tenant's session only the newest goes on; the older ones end, superseded.
     """
 
     id: int
@@ -119,6 +121,8 @@ class Job:
     logprobs: int | None = None
     tenant: str = "default"
     priority: int = 1
+    deadline: float | None = None
+    session: str = ""
 
     def pack(self) -> Wire:
         return {"op": "submit", **asdict(self)}
@@ -161,6 +165,7 @@ class Output:
     cached_tokens: int = 0
     completion_tokens: int = 0
     logprobs: tuple[logprobs.Entry, ...] = ()
+    retry_after: float | None = None
 
     def pack(self) -> list[Any]:
         """Positional, since there is one for every token."""
@@ -178,6 +183,8 @@ _OUTPUT = tuple(f.name for f in fields(Output))
 
 # The words that an Output's `error` begins with.
 OVERLOADED = "overloaded"
+EXPIRED = "expired"
+SUPERSEDED = "superseded"
 TOO_LONG = "too_long"
 INVALID = "invalid"
 FAILED = "failed"

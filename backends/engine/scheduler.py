@@ -8,9 +8,13 @@ Every step takes all sequences that generate, then prompt chunks with what is le
 that a long prompt delays nobody by more than one chunk. No state tells PREFILL from DECODE: a slot
 knows its tokens and how many of them the KV cells hold (`fed`), and feeds the rest.
 
-A sequence is admitted when a slot is free and its whole reservation (prompt and `max_tokens`) fits
-beside those of the others, so a decode never runs out of cells. The queue is strictly first come
-first served within a priority: a small request does not overtake a large one for ever.
+A sequence is admitted when a slot is free and its reservation (the prompt and a share of
+`max_tokens`) fits beside those of the others. Reservations grow with their sequences; when they no
+longer fit, the youngest of the lowest class is parked: it gives its cells up, keeps its tokens and
+its sampler, and is fed again from the start when there is room for all of it. So a decode never
+runs out of cells. The queue's order is waiting.py's; a small request does not overtake the next.
+
+What has ended stays in its cells while nobody needs them, for whoever begins alike (prefix.py).
 
 `strict` sequences are decoded alone, never in a batch of one row, their prompts in chunks whose
 borders depend on nothing but the prompt. Why each of that is needed: design.md.
@@ -20,9 +24,9 @@ This module decides; the engine it is given does. Tests give it one without llam
 
 from __future__ import annotations
 
-import heapq
-import itertools
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -31,8 +35,20 @@ from numpy.typing import NDArray
 
 from backends.engine.drafts import Inbox, Lead
 from backends.engine.logprobs import Trail
-from backends.engine.protocol import FAILED, INVALID, OVERLOADED, TOO_LONG, Job, Output, Source
+from backends.engine.prefix import PrefixCache, common
+from backends.engine.protocol import (
+    EXPIRED,
+    FAILED,
+    INVALID,
+    OVERLOADED,
+    SUPERSEDED,
+    TOO_LONG,
+    Job,
+    Output,
+    Source,
+)
 from backends.engine.text import TextStream
+from backends.engine.waiting import DrainRate, Waiting
 
 Floats = NDArray[np.float32]
 
@@ -62,6 +78,9 @@ class Decoder(Protocol):
 
     def remove(self, sequence: int, start: int = 0, end: int = -1) -> None: ...
 
+    def copy(self, source: int, target: int, end: int) -> None:
+        """Let `target`, which is empty, hold the cells of `source` at positions below `end`."""
+
     def sampler(self, job: Job) -> Sampler | None:
         """None: plain argmax, which the scheduler does for all rows at once."""
 
@@ -79,7 +98,9 @@ class Limits:
 
     `batch` bounds a decode's rows, `verify` the draft tokens of one pass (0: none, the model cannot
     forget). `chunk` is how much of prompts a step takes while others generate, and the chunk of
-    strict prompts.
+    strict prompts. `cached` bounds the ended sequences that stay in their cells (0: none), and
+    `reuse` is the shortest beginning worth sharing. `optimism` is the share of `max_tokens` that an
+    admission reserves; strict sequences, which cannot be parked, reserve all.
     """
 
     context: int
@@ -89,6 +110,13 @@ class Limits:
     chunk: int = 64
     verify: int = 8
     queue: int = 64
+    cached: int = 0
+    reuse: int = 16
+    optimism: float = 1.0
+
+
+GROWTH = 32
+"""Cells that a reservation grows by at once."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -106,6 +134,13 @@ class Slot:
     trail: Trail | None = None
     fed: int = 0
     paused: bool = False
+    reused: int = 0
+    parked: bool = False
+
+    @property
+    def whole(self) -> int:
+        """Cells it needs at most."""
+        return self.prompt + self.job.max_tokens
 
     @property
     def prompt(self) -> int:
@@ -155,18 +190,33 @@ class Stats:
     cancelled: int = 0
     failed: int = 0
     not_a_number: int = 0
+    prompt_rows: int = 0
+    decode_rows: int = 0
+    draft_rows: int = 0
+    prefix_lookups: int = 0
+    prefix_hits: int = 0
+    prefix_tokens: int = 0
+    evictions: int = 0
+    preemptions: int = 0
+    expired: int = 0
+    superseded: int = 0
 
 
 class Scheduler:
     """Owns the sequences. All calls come from one thread."""
 
-    def __init__(self, engine: Decoder, limits: Limits) -> None:
+    def __init__(
+        self, engine: Decoder, limits: Limits, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._engine = engine
         self._limits = limits
-        self._queue: list[tuple[int, int, Job]] = []
-        self._arrivals = itertools.count()
+        self._clock = clock
+        self._queue = Waiting()
+        self._drain = DrainRate()
         self._slots: dict[int, Slot] = {}
-        self._free = list(range(limits.slots))
+        self._parked: list[Slot] = []
+        self._prefixes = PrefixCache()
+        self._free = list(range(limits.slots + limits.cached))
         self._news: list[Output] = []
         self.stats = Stats()
 
@@ -177,17 +227,21 @@ class Scheduler:
         refusal = self._refusal(job)
         if refusal:
             self._news.append(Output(id=job.id, finish="error", error=refusal))
-        else:
-            heapq.heappush(self._queue, (job.priority, next(self._arrivals), job))
+            return
+        self._supersede(job)
+        if len(self._queue) >= self._limits.queue:
+            why = f"{OVERLOADED}: {self._limits.queue} requests are waiting"
+            self._news.append(
+                Output(id=job.id, finish="error", error=why, retry_after=self._retry_after())
+            )
+            return
+        self._queue.push(job, self._clock())
 
     def cancel(self, id: int) -> None:
         """Drop a sequence, queued or running. Unknown ids are ignored: it has just ended."""
-        waiting = [entry for entry in self._queue if entry[2].id == id]
-        if waiting:
-            self._queue.remove(waiting[0])
-            heapq.heapify(self._queue)
+        if self._queue.remove(id):
             self._news.append(Output(id=id, finish="cancelled"))
-        elif slot := self._slots.get(id):
+        elif slot := self._find(id):
             self._news.append(
                 Output(
                     id=id,
@@ -203,12 +257,12 @@ class Scheduler:
         self.stats.cancelled += 1
 
     def draft(self, id: int, epoch: int, base: int, tokens: Sequence[int]) -> None:
-        slot = self._slots.get(id)
+        slot = self._find(id)
         if slot and slot.inbox:
             slot.inbox.put(epoch, base, tokens, slot.tokens[slot.prompt :])
 
     def sync(self, id: int, epoch: int, base: int, tokens: Sequence[int]) -> None:
-        slot = self._slots.get(id)
+        slot = self._find(id)
         if not slot or not slot.lead:
             return
         tokens = tokens[: max(0, slot.job.max_tokens - base)]
@@ -216,14 +270,14 @@ class Scheduler:
         old, new = slot.tokens, [*slot.job.tokens, *slot.lead.tokens]
         same = next((i for i in range(slot.fed) if i >= len(new) or old[i] != new[i]), slot.fed)
         # The last token must be fed again even if it is there: its logits are gone.
-        same = min(same, len(new) - 1)
+        same = max(0, min(same, len(new) - 1))
         if same < slot.fed:
             self._engine.remove(slot.sequence, same)
             slot.fed = same
         slot.tokens = new
 
     def pause(self, id: int, on: bool) -> None:
-        if slot := self._slots.get(id):
+        if slot := self._find(id):
             slot.paused = on
 
     # One step
@@ -231,7 +285,11 @@ class Scheduler:
     @property
     def idle(self) -> bool:
         """Whether a step would do nothing until somebody says something."""
-        return not self._news and not self._admissible() and not self._eligible()
+        return not self._news and self._next() is None and not self._eligible()
+
+    @property
+    def limits(self) -> Limits:
+        return self._limits
 
     @property
     def reserved(self) -> int:
@@ -239,15 +297,27 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        return len(self._queue)
+        return len(self._queue) + len(self._parked)
+
+    @property
+    def cached(self) -> int:
+        """Cells of ended sequences, which an admission takes when it needs them."""
+        return self._prefixes.cells
+
+    @property
+    def used(self) -> int:
+        """Cells that hold tokens; those that sequences share count once for each."""
+        return self.cached + sum(slot.fed for slot in self._slots.values())
 
     def slots(self) -> list[Slot]:
         return list(self._slots.values())
 
     def step(self) -> list[Output]:
         """Admit, decode, sample; everything there is to tell, in order."""
-        while self._admissible():
-            self._admit(heapq.heappop(self._queue)[2])
+        self._expire()
+        while (who := self._next()) is not None:
+            self._admit(who)
+        self._grow()
         batches = self._plan()
         for batch in batches:
             self._run(batch)
@@ -267,40 +337,212 @@ class Scheduler:
         need = self._need(job)
         if need > limits.context or need > limits.cells:
             return f"{TOO_LONG}: {need} tokens, the context has {limits.context}"
-        if len(self._queue) >= limits.queue:
-            return f"{OVERLOADED}: {limits.queue} requests are waiting"
         return None
 
     def _need(self, job: Job) -> int:
         return len(job.tokens) + job.max_tokens
 
-    def _admissible(self) -> bool:
-        if not self._queue or not self._free:
+    def _find(self, id: int) -> Slot | None:
+        """A sequence that has been admitted, whether it has its cells now or is parked."""
+        slot = self._slots.get(id)
+        return slot or next((slot for slot in self._parked if slot.job.id == id), None)
+
+    def _retry_after(self) -> float:
+        running = sum(slot.whole - slot.fed for slot in self._slots.values())
+        return self._drain.wait(running + self._queue.tokens, self._clock())
+
+    def _supersede(self, job: Job) -> None:
+        """An editor that asks again has no use for what it asked before."""
+        if not job.session or job.priority:
+            return
+
+        def older(other: Job) -> bool:
+            mine = (job.tenant, job.session, job.priority)
+            return (other.tenant, other.session, other.priority) == mine
+
+        why = f"{SUPERSEDED}: a newer request of the same session has come"
+        for waiting in [each for each in self._queue if older(each)]:
+            self._queue.remove(waiting.id)
+            self._end_superseded(waiting.id, why)
+        for slot in [s for s in [*self._slots.values(), *self._parked] if older(s.job)]:
+            self._end_superseded(slot.job.id, why)
+            self._release(slot)
+
+    def _end_superseded(self, id: int, why: str) -> None:
+        self.stats.superseded += 1
+        self._news.append(Output(id=id, finish="error", error=why))
+
+    def _expire(self) -> None:
+        for job in self._queue.expired(self._clock()):
+            self.stats.expired += 1
+            why = f"{EXPIRED}: its turn did not come before its deadline"
+            self._news.append(Output(id=job.id, finish="error", error=why))
+
+    # Admission
+
+    def _next(self) -> Job | Slot | None:
+        """Who is admitted now: the parked first, then the queue's first if it fits."""
+        if len(self._slots) >= self._limits.slots or not (self._parked or self._queue):
+            return None
+        room = self._limits.cells - self.reserved
+        if self._parked:
+            return self._parked[0] if self._parked[0].whole <= room else None
+        for job in self._queue.order(self._clock()):
+            if not self._hold(job):
+                return job if self._reservation(job) <= room else None
+        return None
+
+    def _hold(self, job: Job) -> bool:
+        """Whether most of a prompt is being computed for another: then it waits for that, and the
+        choices of one request, or an agent's parallel questions, cost one prompt."""
+        if not self._limits.cached or job.strict:
             return False
-        return self.reserved + self._need(self._queue[0][2]) <= self._limits.cells
+        usable = len(job.tokens) - 1
+        least = max(self._limits.reuse, usable // 2)
+        for slot in self._slots.values():
+            if slot.fed >= slot.prompt or slot.job.strict or slot.paused:
+                continue
+            if slot.job.tenant == job.tenant and common(slot.job.tokens, job.tokens) >= least:
+                return self._prefixes.match(job.tenant, job.tokens)[0] < least
+        return False
 
-    def _admit(self, job: Job) -> None:
-        sequence = self._free[0]  # the lowest, so that a batch's rows are of neighbours
-        self._free.remove(sequence)
-        self._slots[job.id] = Slot(
-            job=job,
-            sequence=sequence,
-            tokens=list(job.tokens),
-            reserved=self._need(job),
-            sampler=None if job.role == "draft" else self._engine.sampler(job),
-            text=TextStream(job.stop),
-            inbox=Inbox(self._engine.vocab) if job.role == "target" else None,
-            lead=Lead(self._engine.vocab) if job.role == "draft" else None,
-            trail=None if job.logprobs is None else Trail(job.logprobs, self._engine.name),
-        )
+    def _reservation(self, job: Job) -> int:
+        if job.strict:
+            return self._need(job)
+        return len(job.tokens) + max(1, math.ceil(job.max_tokens * self._limits.optimism))
 
-    def _release(self, slot: Slot) -> None:
-        self._engine.remove(slot.sequence)
+    def _admit(self, who: Job | Slot) -> None:
+        if isinstance(who, Slot):
+            slot = who
+            self._parked.remove(slot)
+            slot.reserved = slot.whole  # once is enough
+        else:
+            job = who
+            self._queue.admit(job, self._need(job))
+            slot = Slot(
+                job=job,
+                sequence=-1,
+                tokens=list(job.tokens),
+                reserved=self._reservation(job),
+                sampler=None if job.role == "draft" else self._engine.sampler(job),
+                text=TextStream(job.stop),
+                inbox=Inbox(self._engine.vocab) if job.role == "target" else None,
+                lead=Lead(self._engine.vocab) if job.role == "draft" else None,
+                trail=None if job.logprobs is None else Trail(job.logprobs, self._engine.name),
+            )
+        self._place(slot)
+        self._slots[slot.job.id] = slot
+
+    def _place(self, slot: Slot) -> None:
+        """Give it a sequence: one whose beginning it shares, or an empty one."""
+        matched, owner = self._match(slot)
+        cells = self._limits.cells - self.reserved - slot.reserved
+        if owner is not None and self._prefixes.idle(owner):
+            length = self._prefixes.length(owner)
+            others = self._prefixes.sequences > 1 or bool(self._free)
+            if 2 * matched >= length or length > cells or not others:
+                self._prefixes.drop(owner)
+                self._engine.remove(owner, matched)
+                slot.sequence, slot.fed = owner, matched
+            else:
+                self._prefixes.touch(owner)
+        while self._prefixes.cells > cells:
+            self._evict(but=owner)
+        if slot.sequence < 0:
+            if not self._free:
+                self._evict(but=owner)
+            slot.sequence = self._free.pop(
+                0
+            )  # the lowest, so that a batch's rows are of neighbours
+            if owner is not None:
+                self._engine.copy(owner, slot.sequence, matched)
+                slot.fed = matched
+        if not slot.parked:
+            slot.reused = slot.fed
+        slot.parked = False
+
+    def _match(self, slot: Slot) -> tuple[int, int | None]:
+        """What need not be computed again. The last token always is: its logits are gone."""
+        if not self._limits.cached or slot.job.strict:
+            return 0, None
+        self.stats.prefix_lookups += 1
+        matched, owner = self._prefixes.match(slot.job.tenant, slot.tokens[:-1])
+        for running in self._slots.values():
+            if running.sequence == owner:
+                matched = min(matched, running.fed)  # a drafter may have been rewound
+        if owner is None or matched < self._limits.reuse:
+            return 0, None
+        self.stats.prefix_hits += 1
+        self.stats.prefix_tokens += matched
+        return matched, owner
+
+    def _evict(self, *, but: int | None = None) -> None:
+        sequence = self._prefixes.oldest(but=but)
+        assert sequence is not None, "the ledger counts cells that nobody holds"
+        self.stats.evictions += 1
+        self._empty(sequence)
+
+    def _empty(self, sequence: int) -> None:
+        self._prefixes.drop(sequence)
+        self._engine.remove(sequence)
+        self._free.append(sequence)
+        self._free.sort()
+
+    def _grow(self) -> None:
+        """Make reservations hold what the next step feeds; park somebody if they cannot."""
+        order = sorted(self._slots.values(), key=lambda s: (s.job.priority, s.job.id))
+        for slot in order:
+            if slot.job.id not in self._slots:
+                continue
+            need = min(slot.whole, len(slot.tokens) + self._limits.verify + 1)
+            if need <= slot.reserved:
+                continue
+            while need - slot.reserved > self._limits.cells - self.reserved:
+                victim = self._victim(slot)
+                self._park(victim)
+                if victim is slot:
+                    break
+            else:
+                room = self._limits.cells - self.reserved
+                slot.reserved += min(
+                    room, max(need, min(slot.whole, need + GROWTH)) - slot.reserved
+                )
+        while self._prefixes.cells > self._limits.cells - self.reserved:
+            self._evict()
+
+    def _victim(self, growing: Slot) -> Slot:
+        """The youngest of the lowest class; never a strict one, whose batches must not change."""
+        victims = [slot for slot in self._slots.values() if not slot.job.strict]
+        return max(victims, key=lambda s: (s.job.priority, s.job.id), default=growing)
+
+    def _park(self, slot: Slot) -> None:
+        self.stats.preemptions += 1
+        del self._slots[slot.job.id]
+        self._empty(slot.sequence)
+        slot.sequence, slot.fed, slot.reserved, slot.parked = -1, 0, 0, True
+        self._parked.append(slot)
+        self._parked.sort(key=lambda s: (s.job.priority, s.job.id))
+
+    def _release(self, slot: Slot, *, keep: bool = True) -> None:
+        """Its end. What it holds stays for the next who begins alike, unless it is doubtful."""
         if slot.sampler:
             slot.sampler.close()
+        self._drain.note(slot.whole, self._clock())
+        if slot.sequence < 0:
+            self._parked.remove(slot)
+            return
         del self._slots[slot.job.id]
-        self._free.append(slot.sequence)
-        self._free.sort()
+        held = slot.tokens[: slot.fed]
+        worth = self._limits.cached and len(held) >= self._limits.reuse and not slot.job.strict
+        if not keep or not worth:
+            self._empty(slot.sequence)
+            return
+        self._engine.remove(slot.sequence, slot.fed)  # a draft's rows that did not hold
+        for sequence in self._prefixes.covered(slot.job.tenant, held):
+            self._empty(sequence)
+        self._prefixes.put(slot.sequence, slot.job.tenant, held, idle=True)
+        while self._prefixes.sequences > self._limits.cached:
+            self._evict()
 
     def _eligible(self) -> list[Slot]:
         """Who has something to compute: not the paused, nor a drafter that is far enough ahead."""
@@ -384,7 +626,14 @@ class Scheduler:
         slot = rows.slot
         before = slot.fed
         slot.fed += len(rows.known)
-        self.stats.prompt_tokens += len(rows.known) if before < slot.prompt else 0
+        if before < slot.prompt:
+            self.stats.prompt_tokens += len(rows.known)
+            self.stats.prompt_rows += len(rows.known)
+            if slot.fed >= slot.prompt and self._limits.cached and not slot.job.strict:
+                self._prefixes.put(slot.sequence, slot.job.tenant, slot.job.tokens, idle=False)
+        else:
+            self.stats.decode_rows += len(rows.known)
+        self.stats.draft_rows += len(rows.draft)
         if rows.outputs:
             if slot.lead is not None:
                 self._lead(slot, slot.lead, greedy[0])
@@ -462,6 +711,7 @@ class Scheduler:
                 accepted=accepted,
                 finish=finish,
                 prompt_tokens=slot.prompt,
+                cached_tokens=slot.reused,
                 completion_tokens=slot.generated,
                 logprobs=slot.trail.take(slot.text.shown) if slot.trail else (),
             )
@@ -473,4 +723,4 @@ class Scheduler:
         for rows in batch:
             self.stats.failed += 1
             self._news.append(Output(id=rows.slot.job.id, finish="error", error=f"{FAILED}: {why}"))
-            self._release(rows.slot)
+            self._release(rows.slot, keep=False)

@@ -12,7 +12,9 @@ from pathlib import Path
 class EngineSettings:
     """`context` is one sequence's bound in tokens (0: as trained), `cells` all sequences' together
     (0: a whole context for each slot). `verify` bounds the draft tokens of one pass: below 64 wide,
-    where llama.cpp's attention takes another path and other bits (design.md).
+    where llama.cpp's attention takes another path and other bits (design.md). `cached`: ended
+    sequences kept for prompts that begin alike; `optimism`: the share of `max_tokens` that an
+    admission reserves. Strict engines do neither.
     """
 
     model: str
@@ -24,6 +26,8 @@ class EngineSettings:
     chunk: int = 64
     verify: int = 8
     queue: int = 64
+    cached: int = 16
+    optimism: float = 0.25
     strict: bool = False
     flash_attention: bool = True
     kv: str = "f16"

@@ -59,6 +59,9 @@ class LlamaDecoder:
     def remove(self, sequence: int, start: int = 0, end: int = -1) -> None:
         self._context.remove(sequence, start, end)
 
+    def copy(self, source: int, target: int, end: int) -> None:
+        self._context.copy(source, target, end)
+
     def sampler(self, job: Job) -> Sampler | None:
         if job.sampler.plain:
             return None
@@ -88,6 +91,9 @@ def load(settings: EngineSettings) -> tuple[native.Model, native.Context, Limits
         chunk=min(settings.chunk, settings.batch),
         verify=min(settings.verify, settings.batch // slots - 1) if model.rewinds else 0,
         queue=settings.queue,
+        # Shared cells are unified cells, and a parked sequence is one that was rewound.
+        cached=0 if settings.strict or not model.rewinds else settings.cached,
+        optimism=1.0 if settings.strict or not model.rewinds else settings.optimism,
     )
     # Split, each sequence has its part of the cells in its own order; unified, all share them.
     # Strict results need the first (design.md), so there a part must hold a whole context.
@@ -96,9 +102,10 @@ def load(settings: EngineSettings) -> tuple[native.Model, native.Context, Limits
     context = native.Context(
         model,
         cells=cells,
-        sequences=slots,
+        sequences=slots + limits.cached,
         batch=settings.batch,
-        outputs=slots * (limits.verify + 1),
+        # llama.cpp reserves a row of logits for each sequence, and aborts where it may not.
+        outputs=max(slots * (limits.verify + 1), slots + limits.cached),
         threads=settings.threads,
         flash_attention=settings.flash_attention,
         unified=not settings.strict,
@@ -181,7 +188,11 @@ class Worker:
     def _next_commands(self) -> Iterable[Wire | None]:
         """All that have come; if there is nothing to compute, wait for one."""
         if self._scheduler.idle:
-            yield self._commands.get()
+            try:
+                # Whoever waits may have a deadline.
+                yield self._commands.get(timeout=1.0 if self._scheduler.waiting else None)
+            except queue.Empty:
+                return
         while not self._commands.empty():
             yield self._commands.get()
 
@@ -219,6 +230,10 @@ class Worker:
             "running": len(scheduler.slots()),
             "waiting": scheduler.waiting,
             "reserved": scheduler.reserved,
+            "cached": scheduler.cached,
+            "used": scheduler.used,
+            "cells": scheduler.limits.cells,
+            "slots": scheduler.limits.slots,
         }
 
     def _send(self, frame: Wire) -> None:

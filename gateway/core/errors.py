@@ -10,7 +10,8 @@
     │   ├── NotFound              404  unknown model, path or record
     │   ├── MethodNotAllowed      405
     │   ├── BodyTooLarge          413
-    │   └── WrongMediaType        415
+    │   ├── WrongMediaType        415
+    │   └── Superseded            409  a newer request of the same editor session came
     ├── Overloaded                429  queue or rate limit; carries Retry-After
     ├── Unavailable               503  nothing that may serve this request can
     │   └── LocalUnavailable      503  nothing inside the request's zone can
@@ -112,6 +113,12 @@ class BodyTooLarge(RequestError):
 class WrongMediaType(RequestError):
     status = 415
     code = "unsupported_media_type"
+
+
+class Superseded(RequestError):
+    status = 409
+    code = "superseded"
+    outcome = "cancelled"
 
 
 class Overloaded(TandemError):

@@ -118,13 +118,31 @@ def test_seed_repeats_a_sample(client: OpenAI) -> None:
     assert len({sample(seed) for seed in range(2, 6)}) > 1
 
 
+def test_several_choices_cost_one_prompt(client: OpenAI) -> None:
+    """`n` gives so many choices, seeded apart and repeatable; the prompt is counted once."""
+
+    def ask() -> openai.types.chat.ChatCompletion:
+        return client.chat.completions.create(
+            model="tandem-demo-draft", messages=QUESTION, n=3, max_tokens=8, seed=1, temperature=1.5
+        )
+
+    answer = ask()
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    assert all(choice.finish_reason in ("stop", "length") for choice in answer.choices)
+    assert answer.usage is not None and answer.usage.completion_tokens <= 24
+    single = client.chat.completions.create(
+        model="tandem-demo-draft", messages=QUESTION, max_tokens=1
+    )
+    assert single.usage is not None
+    assert answer.usage.prompt_tokens == single.usage.prompt_tokens
+
+
 @pytest.mark.parametrize("model", ["local", "tandem-demo-draft"])
 @pytest.mark.parametrize(
     ("param", "value"),
     [
         ("tools", [{"type": "function", "function": {"name": "f", "parameters": {}}}]),
         ("response_format", {"type": "json_object"}),
-        ("n", 2),
     ],
 )
 def test_what_the_local_engine_lacks_is_refused(

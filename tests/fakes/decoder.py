@@ -77,6 +77,11 @@ class FakeDecoder:
         assert end == -1
         del self.cells.get(sequence, [])[start:]
 
+    def copy(self, source: int, target: int, end: int) -> None:
+        assert not self.cells.get(target), "a copy onto what is not empty"
+        assert len(self.cells[source]) >= end, "a copy of cells that are not there"
+        self.cells[target] = self.cells[source][:end]
+
     def sampler(self, job: Job) -> Sampler | None:
         return None
 

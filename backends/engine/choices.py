@@ -1,0 +1,69 @@
+"""Several choices of one request: a job for each, read as one stream.
+
+The prompt is computed once: the scheduler lets the later jobs wait for the first one's prefill and
+share its cells. Where it cannot (strict engines), each choice would pay for the prompt, so `n` is
+not offered there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+
+from backends.engine.client import Engine, Sequence
+from backends.engine.protocol import Job, Output
+from gateway.core.chat import ChatRequest
+from gateway.core.errors import Unsupported
+
+
+def wanted(request: ChatRequest) -> int:
+    """How many choices a request asks for. Raises Unsupported for those to be chosen among."""
+    count: int = request.body.get("n") or request.body.get("n_cmpl") or 1
+    if (request.body.get("best_of") or count) != count:
+        raise Unsupported("the local engine returns every choice it makes", param="best_of")
+    return count
+
+
+def jobs(job: Job, count: int) -> list[Job]:
+    """One for each choice. Seeds differ, or all choices of a seeded request would be the same."""
+    seed = job.sampler.seed
+    return [
+        replace(job, sampler=replace(job.sampler, seed=None if seed is None else seed + i))
+        for i in range(count)
+    ]
+
+
+async def outputs(engine: Engine, asked: list[Job]) -> AsyncGenerator[tuple[int, Output], None]:
+    """What each job says, as it comes: (choice, output). The first error ends all. Close it."""
+    sequences: list[Sequence] = []
+    readers: list[asyncio.Task[None]] = []
+    # Bounded, so that a slow client still makes the engine pause: unread outputs stay in the
+    # sequences, which tell the worker.
+    news: asyncio.Queue[tuple[int, Output] | BaseException] = asyncio.Queue(len(asked))
+
+    async def read(choice: int, sequence: Sequence) -> None:
+        try:
+            async for output in sequence:
+                await news.put((choice, output))
+        except Exception as error:  # handed over whole: it is raised where the answer is read
+            await news.put(error)
+
+    try:
+        for job in asked:
+            sequence = await engine.submit(job)
+            sequences.append(sequence)  # one by one: what has been submitted is closed below
+        readers += [asyncio.create_task(read(i, s)) for i, s in enumerate(sequences)]
+        left = len(asked)
+        while left:
+            item = await news.get()
+            if isinstance(item, BaseException):
+                raise item
+            left -= item[1].finish is not None
+            yield item
+    finally:
+        for reader in readers:
+            reader.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
+        for sequence in sequences:
+            await sequence.aclose()

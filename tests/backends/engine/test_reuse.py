@@ -1,0 +1,75 @@
+"""Reused cells with real weights."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("llama_cpp")
+
+from backends.engine import native
+from backends.engine.protocol import Job
+from backends.engine.scheduler import Scheduler
+from backends.engine.settings import EngineSettings
+from backends.engine.worker import LlamaDecoder, load
+
+
+def test_the_ledger_is_what_llama_cpp_holds(bundled_draft: Path) -> None:
+    """After two thousand random operations each sequence ends where the scheduler says it does."""
+    native.start()
+    model, context, limits = load(
+        EngineSettings(model=str(bundled_draft), context=96, cells=256, cached=4, optimism=0.1)
+    )
+    scheduler = Scheduler(LlamaDecoder(model, context), limits)
+    dice = random.Random(1)
+    heads = [[dice.randrange(300) for _ in range(60)] for _ in range(2)]
+    for id in range(2000):
+        if dice.random() < 0.3:
+            prompt = [*heads[id % 2][: dice.randrange(1, 60)], *(dice.randrange(300),) * 3]
+            scheduler.submit(
+                Job(
+                    id=id,
+                    tokens=tuple(prompt),
+                    max_tokens=dice.randrange(1, 33),
+                    tenant=f"{id % 3}",
+                )
+            )
+        elif dice.random() < 0.2:
+            scheduler.cancel(id - dice.randrange(1, 20))
+        scheduler.step()
+        if id % 20 == 0:
+            for slot in scheduler.slots():
+                assert context.last(slot.sequence) == slot.fed - 1
+            held = sum(context.last(s) + 1 for s in range(limits.slots + limits.cached))
+            assert held == scheduler.used
+    stats = scheduler.stats
+    assert stats.prefix_hits and stats.evictions and stats.preemptions
+    context.close()
+    model.close()
+
+
+def test_reused_cells_give_the_same_text(bundled_target: Path) -> None:
+    """16 prompts, Q8_0, flash attention, below 512 cells: greedy tokens do not depend on reuse."""
+    native.start()
+    said: list[list[tuple[int, ...]]] = []
+    for cached in (0, 16):
+        model, context, limits = load(
+            EngineSettings(model=str(bundled_target), context=256, cells=512, cached=cached)
+        )
+        scheduler = Scheduler(LlamaDecoder(model, context), limits)
+        answers = []
+        for id in range(16):
+            prompt = tuple((7 * j * j + 3 * j) % 400 + 8 for j in range(60)) + (id + 10, id + 40)
+            scheduler.submit(Job(id=id, tokens=prompt, max_tokens=12))
+            tokens: list[int] = []
+            while not scheduler.idle:
+                for output in scheduler.step():
+                    tokens += output.tokens
+            answers.append(tuple(tokens))
+        said.append(answers)
+        assert (scheduler.stats.prefix_hits > 0) == (cached > 0)
+        context.close()
+        model.close()
+    assert said[0] == said[1]
