@@ -78,22 +78,27 @@ def test_a_client_that_leaves_frees_its_slot(own: Serving, model: str) -> None:
         assert client.post(CHAT, json={**LONG, "model": model, "stream": False}).status_code == 200
 
 
-def test_a_killed_worker_ends_its_stream_and_comes_back(own: Serving) -> None:
+def test_a_killed_worker_ends_its_stream_and_comes_back(tmp_path: Path) -> None:
     """kill -9 mid-stream: a typed error ends the stream, without [DONE], and the next one works."""
-    pid = own.process.pid
-    with own.client() as client:
-        with client.stream("POST", CHAT, json=LONG) as answer:
+    # A context far beyond the trained one, so that the answer lasts longer than the kill takes.
+    path = tmp_path / "tandem.yaml"
+    path.write_text(
+        'upstreams: {draft: {kind: llama_cpp, zone: machine, model: "bundled:draft",'
+        " context: 16384, slots: 1}}\n"
+    )
+    body = {**LONG, "max_tokens": 16000, "ignore_eos": True}
+    with serve("-c", str(path)) as own, own.client() as client:
+        (worker,) = workers(own.process.pid)
+        with client.stream("POST", CHAT, json=body) as answer:
             lines = answer.iter_lines()
             next(lines)
-            mine = workers(pid, model="draft")
-            assert len(mine) == 1
-            os.kill(mine[0], signal.SIGSTOP)
-            os.kill(mine[0], signal.SIGKILL)
+            os.kill(worker, signal.SIGKILL)
             rest = [line for line in lines if line]
         assert "data: [DONE]" not in rest
         error = json.loads(rest[-1].removeprefix("data: "))["error"]
         assert error["code"] == "engine_failed"
-        eventually(lambda: client.post(CHAT, json={**LONG, "stream": False}).status_code == 200)
+        short = {**LONG, "stream": False}
+        eventually(lambda: client.post(CHAT, json=short).status_code == 200)
         assert "tandem_engine_restarts_total" in client.get("/metrics").text
 
 
