@@ -130,7 +130,8 @@ PROFILES: Mapping[str, Profile] = _table(
     ),
     Profile(
         name="generic",
-        features=_BASIC | {F.COMPLETION, F.SEED, F.PENALTIES},
+        # GBNF: llama-server takes it.
+        features=_BASIC | {F.COMPLETION, F.SEED, F.PENALTIES, F.GRAMMAR},
         # Several small servers ignore the newer name in silence, and write without end.
         renames=_OLD_LIMIT,
         self_hosted=True,

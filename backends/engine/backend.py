@@ -6,21 +6,24 @@ import asyncio
 import hashlib
 import importlib.util
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from backends.base import Health, Options, Resources
 from backends.engine import gguf
 from backends.engine.client import Engine
-from backends.engine.prompts import Prompts, Vocabulary
-from backends.engine.protocol import Job, Role, SamplerSettings
+from backends.engine.conversation import turn
+from backends.engine.prompts import Guide, Prompts, Vocabulary
+from backends.engine.protocol import Job, Output, Role, SamplerSettings
 from backends.engine.settings import EngineSettings, default_threads
+from backends.engine.tools import FAMILIES
+from backends.engine.tools.parser import CallParser, Delta
 from gateway.core.chat import ChatRequest, Endpoint, Feature, Usage
-from gateway.core.errors import ContextExceeded, EngineFailed, InvalidRequest
+from gateway.core.errors import ContextExceeded, EngineFailed, InvalidRequest, Unsupported
 from gateway.core.events import Event, Finish, TextDelta, UsageReport
 from gateway.core.exchange import Call
 from gateway.core.routing import Upstream
@@ -42,8 +45,13 @@ FEATURES = frozenset(
         Feature.SEED,
         Feature.PENALTIES,
         Feature.TOKEN_PROMPT,
+        Feature.TOOLS,
+        Feature.JSON_MODE,
+        Feature.GRAMMAR,
     }
 )
+GUIDED = frozenset({Feature.TOOLS, Feature.JSON_MODE, Feature.GRAMMAR})
+FREE = Guide()
 PRIORITY = {Endpoint.COMPLETION: 0, Endpoint.INFILL: 0, Endpoint.CHAT: 1}
 
 
@@ -189,8 +197,8 @@ class LlamaCppBackend:
         if request.suffix is not None or request.endpoint is Endpoint.INFILL:
             return await self._infill(request)
         if request.endpoint is Endpoint.CHAT:
-            turns = [{"role": m.role, "content": m.text} for m in request.messages]
-            return await self.prompts.chat(turns), 0
+            turns = [turn(m.role, m.text, m.raw) for m in request.messages]
+            return await self.prompts.chat(turns, offered_tools(request)), 0
         if isinstance(request.prompt, tuple):
             return self._checked(request.prompt), 0
         return await self.prompts.text(request.prompt) or self._beginning(), 0
@@ -203,6 +211,7 @@ class LlamaCppBackend:
         tenant: str = "default",
         role: Role = "generate",
         ahead: int = 0,
+        guide: Guide = FREE,
     ) -> Job:
         """What the engine is asked for a request. Raises ContextExceeded if no token has room.
 
@@ -227,24 +236,38 @@ class LlamaCppBackend:
             ahead=ahead,
             tenant=tenant,
             priority=PRIORITY[request.endpoint],
+            grammar=guide.grammar,
+            shown=guide.shown,
         )
 
+    async def guide(self, request: ChatRequest) -> Guide:
+        """The form that a request asks of its answer. Raises InvalidRequest, EngineFailed."""
+        if request.features.isdisjoint(GUIDED):
+            return FREE
+        self._require_started()
+        return await self.prompts.guide(**guiding_fields(request))
+
     async def stream(self, request: ChatRequest, call: Call) -> AsyncGenerator[Event, None]:
+        guide = await self.guide(request)
         prompt, cut = await self._prepared(request)
         if request.sampling.max_tokens == 0:
             yield Finish(reason="length")
             yield UsageReport(usage=Usage(prompt_tokens=len(prompt), cut_tokens=cut))
             return
-        sequence = await self.engine.submit(self.job(request, prompt, tenant=call.tenant))
+        job = self.job(request, prompt, tenant=call.tenant, guide=guide)
+        sequence = await self.engine.submit(job)
+        parser = CallParser(FAMILIES[guide.family]) if guide.family else None
         tokens = 0
         try:
             async for output in sequence:
                 tokens += len(output.tokens)
-                if output.text:
-                    yield TextDelta(text=output.text.decode(), tokens=tokens)
-                    tokens = 0
+                for delta in _deltas(output, parser):
+                    if isinstance(delta, TextDelta):
+                        delta, tokens = replace(delta, tokens=tokens), 0
+                    yield delta
                 if output.finish is not None:
-                    yield Finish(reason=output.finish)
+                    called = parser is not None and parser.calls and output.finish == "stop"
+                    yield Finish(reason="tool_calls" if called else output.finish)
                     usage = Usage(
                         prompt_tokens=output.prompt_tokens,
                         completion_tokens=output.completion_tokens,
@@ -335,6 +358,36 @@ class LlamaCppBackend:
         if facts is not None and not all(0 <= token < facts.vocab_n for token in prompt):
             raise InvalidRequest(f"token ids are 0 to {facts.vocab_n - 1}", param="prompt")
         return prompt
+
+
+def _deltas(output: Output, parser: CallParser | None) -> Sequence[Delta]:
+    """What a step's text is in the client's eyes."""
+    text = output.text.decode()
+    if parser is None:
+        return [TextDelta(text=text)] if text else []
+    deltas = parser.feed(text)
+    return deltas if output.finish is None else [*deltas, *parser.finish()]
+
+
+def offered_tools(request: ChatRequest) -> Sequence[Any]:
+    """The tools that the model is to hear of."""
+    if Feature.TOOLS not in request.features or request.body.get("tool_choice") == "none":
+        return ()
+    return request.body.get("tools") or ()
+
+
+def guiding_fields(request: ChatRequest) -> dict[str, Any]:
+    """The request's fields that shape its answer. Raises Unsupported for the ones of 2023."""
+    body = request.body
+    if Feature.TOOLS in request.features and body.get("functions"):
+        raise Unsupported("'functions' is not taken any more: use 'tools'.", param="functions")
+    return {
+        "tools": body.get("tools"),
+        "tool_choice": body.get("tool_choice"),
+        "parallel": body.get("parallel_tool_calls") is not False,
+        "response_format": body.get("response_format"),
+        "grammar": body.get("grammar"),
+    }
 
 
 def model_path(model: str, model_dir: Path) -> Path:

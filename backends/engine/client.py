@@ -22,6 +22,7 @@ from typing import Any
 
 from backends.engine.process import Child
 from backends.engine.protocol import (
+    GRAMMAR,
     INVALID,
     OVERLOADED,
     TOO_LONG,
@@ -143,6 +144,8 @@ def _failure(error: str) -> TandemError:
         return ContextExceeded(f"the request is too long: {sentence}", param="prompt")
     if word == INVALID:
         return InvalidRequest(sentence, param="prompt")
+    if word == GRAMMAR:
+        return InvalidRequest(sentence, param="grammar")
     return EngineFailed(f"the local engine failed: {sentence or error}")
 
 

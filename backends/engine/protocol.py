@@ -73,7 +73,9 @@ class Job:
 
     `strict` asks that no row of it is ever decoded in a batch of width one, so that the result is
     the same bytes whether tokens came singly or were verified in one pass (speculation.md 9.2).
-    `ahead` bounds a `draft` role's lead, in tokens. `priority`: smaller goes first.
+    `ahead` bounds a `draft` role's lead, in tokens. `priority`: smaller goes first. `grammar`: GBNF
+    that the whole answer fits, "" for none; its root rule is `root`. `shown`: control tokens whose
+    spelling is part of the answer's text.
     """
 
     id: int
@@ -86,6 +88,8 @@ class Job:
     ahead: int = 0
     tenant: str = "default"
     priority: int = 1
+    grammar: str = ""
+    shown: tuple[int, ...] = ()
 
     def pack(self) -> Wire:
         return {"op": "submit", **asdict(self)}
@@ -95,7 +99,8 @@ class Job:
         """Raises TypeError for a field that this side does not know."""
         values = {name: value for name, value in frame.items() if name != "op"}
         values["sampler"] = SamplerSettings(**values["sampler"])
-        values["tokens"], values["stop"] = tuple(values["tokens"]), tuple(values["stop"])
+        for name in ("tokens", "stop", "shown"):
+            values[name] = tuple(values[name])
         return cls(**values)
 
 
@@ -143,6 +148,7 @@ OVERLOADED = "overloaded"
 TOO_LONG = "too_long"
 INVALID = "invalid"
 FAILED = "failed"
+GRAMMAR = "grammar"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,8 +29,18 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.engine.constrained import NothingFits
 from backends.engine.drafts import Inbox, Lead
-from backends.engine.protocol import FAILED, INVALID, OVERLOADED, TOO_LONG, Job, Output, Source
+from backends.engine.protocol import (
+    FAILED,
+    GRAMMAR,
+    INVALID,
+    OVERLOADED,
+    TOO_LONG,
+    Job,
+    Output,
+    Source,
+)
 from backends.engine.text import TextStream
 
 Floats = NDArray[np.float32]
@@ -40,10 +50,15 @@ class CellsFailed(Exception):
     """The engine could not run a batch, but lives; the batch's sequences end."""
 
 
+class GrammarRefused(Exception):
+    """A job's grammar cannot be used; the message says why. Nobody else is concerned."""
+
+
 class Sampler(Protocol):
     """Chooses a token from a row of logits and remembers it; called once per emitted token."""
 
-    def __call__(self, logits: Floats) -> int: ...
+    def __call__(self, logits: Floats) -> int:
+        """Raises NothingFits if a grammar leaves no token."""
 
     def close(self) -> None: ...
 
@@ -62,9 +77,16 @@ class Decoder(Protocol):
     def remove(self, sequence: int, start: int = 0, end: int = -1) -> None: ...
 
     def sampler(self, job: Job) -> Sampler | None:
-        """None: plain argmax, which the scheduler does for all rows at once."""
+        """None: plain argmax, which the scheduler does for all rows at once.
 
-    def piece(self, token: int) -> bytes: ...
+        Raises GrammarRefused.
+        """
+
+    def piece(self, token: int) -> bytes:
+        """The token's text; nothing for control tokens."""
+
+    def spelling(self, token: int) -> bytes:
+        """The same, but control tokens have theirs."""
 
     def ends(self, token: int) -> bool: ...
 
@@ -275,6 +297,11 @@ class Scheduler:
         return self.reserved + self._need(self._queue[0][2]) <= self._limits.cells
 
     def _admit(self, job: Job) -> None:
+        try:
+            sampler = None if job.role == "draft" else self._engine.sampler(job)
+        except GrammarRefused as error:
+            self._news.append(Output(id=job.id, finish="error", error=f"{GRAMMAR}: {error}"))
+            return
         sequence = self._free[0]  # the lowest, so that a batch's rows are of neighbours
         self._free.remove(sequence)
         self._slots[job.id] = Slot(
@@ -282,7 +309,7 @@ class Scheduler:
             sequence=sequence,
             tokens=list(job.tokens),
             reserved=self._need(job),
-            sampler=None if job.role == "draft" else self._engine.sampler(job),
+            sampler=sampler,
             text=TextStream(job.stop),
             inbox=Inbox(self._engine.vocab) if job.role == "target" else None,
             lead=Lead(self._engine.vocab) if job.role == "draft" else None,
@@ -412,7 +439,11 @@ class Scheduler:
         base, text, emitted, accepted = slot.generated, b"", 0, 0
         finish: str | None = None
         for i in range(len(draft) + 1):
-            token = slot.sampler(logits[i]) if slot.sampler else greedy[i]
+            try:
+                token = slot.sampler(logits[i]) if slot.sampler else greedy[i]
+            except NothingFits:
+                self._fail([rows], "the model has no token with which its grammar could go on")
+                return
             slot.tokens.append(token)
             emitted += 1
             held = i < len(draft) and token == draft[i]
@@ -421,7 +452,9 @@ class Scheduler:
                 finish = "stop"
                 text += slot.text.flush()
                 break
-            text += slot.text.push(self._engine.piece(token))
+            shown = token in slot.job.shown
+            piece = self._engine.spelling(token) if shown else self._engine.piece(token)
+            text += slot.text.push(piece)
             if slot.text.stopped:
                 finish = "stop"
                 break

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from backends.engine import gguf, memory, native, process
+from backends.engine.constrained import ConstrainedSampler, Greedy
 from backends.engine.protocol import (
     FrameError,
     Job,
@@ -31,7 +32,14 @@ from backends.engine.protocol import (
     encode,
     receive,
 )
-from backends.engine.scheduler import CellsFailed, Floats, Limits, Sampler, Scheduler
+from backends.engine.scheduler import (
+    CellsFailed,
+    Floats,
+    GrammarRefused,
+    Limits,
+    Sampler,
+    Scheduler,
+)
 from backends.engine.settings import EngineSettings
 from backends.engine.shape import shape
 
@@ -40,9 +48,12 @@ class LlamaDecoder:
     """The scheduler's engine: a context, and the vocabulary as tables."""
 
     def __init__(self, model: native.Model, context: native.Context) -> None:
+        self._model = model
         self._context = context
         self._pieces = model.pieces()
         self._eog = model.eog()
+        self._hidden = np.array([not piece for piece in self._pieces])
+        self._hidden[list(self._eog)] = False
         self.vocab = model.tokens
 
     def decode(
@@ -60,12 +71,28 @@ class LlamaDecoder:
 
     def sampler(self, job: Job) -> Sampler | None:
         s = job.sampler
-        if s.temperature <= 0 and not s.frequency_penalty and not s.presence_penalty:
-            return None
-        return native.ChainSampler(s, self.vocab)
+        plain = s.temperature <= 0 and not s.frequency_penalty and not s.presence_penalty
+        if job.grammar:
+            return self._constrained(job, plain)
+        return None if plain else native.ChainSampler(s, self.vocab)
+
+    def _constrained(self, job: Job, plain: bool) -> Sampler:
+        if not self._eog:
+            raise GrammarRefused("this model has no token that ends an answer")
+        try:
+            grammar = native.Grammar(self._model, job.grammar)
+        except native.GrammarFailed as error:
+            raise GrammarRefused(f"the grammar cannot be read: {error}") from None
+        hidden = self._hidden.copy()
+        hidden[[token for token in job.shown if 0 <= token < self.vocab]] = False
+        chooser = Greedy() if plain else native.ChainSampler(job.sampler, self.vocab)
+        return ConstrainedSampler(chooser, grammar, hidden)
 
     def piece(self, token: int) -> bytes:
         return self._pieces[token]
+
+    def spelling(self, token: int) -> bytes:
+        return self._model.piece(token, special=True)
 
     def ends(self, token: int) -> bool:
         return token in self._eog

@@ -32,6 +32,7 @@ class Feature(StrEnum):
     FIM = "fim"  # a `suffix`, or /infill
     TOOLS = "tools"
     JSON_MODE = "response_format"
+    GRAMMAR = "grammar"  # GBNF, by llama.cpp's field
     N = "n"
     LOGPROBS = "logprobs"
     LOGIT_BIAS = "logit_bias"

@@ -25,7 +25,7 @@ from gateway.wire import openai_shapes as shapes
 READ = frozenset(
     "model messages stream stream_options temperature top_p top_k min_p seed stop n max_tokens "
     "max_completion_tokens frequency_penalty presence_penalty logit_bias logprobs top_logprobs "
-    "tools tool_choice response_format".split()
+    "tools tool_choice parallel_tool_calls response_format grammar".split()
 )
 
 
@@ -204,6 +204,9 @@ def _abilities(body: Mapping[str, Any]) -> set[Feature]:
     wanted = fields.mapping(body, "response_format").get("type", "text")
     if wanted != "text":
         needs.add(Feature.JSON_MODE)
+    if fields.text(body, "grammar"):
+        needs.add(Feature.GRAMMAR)
+    fields.boolean(body, "parallel_tool_calls")
     if fields.boolean(body, "logprobs") or fields.integer(body, "top_logprobs", 0, 20):
         needs.add(Feature.LOGPROBS)
     return needs

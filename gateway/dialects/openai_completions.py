@@ -19,7 +19,7 @@ DEFAULT_MAX_TOKENS = 16
 
 READ = frozenset(
     "model prompt suffix stream stream_options temperature top_p top_k min_p seed stop n best_of "
-    "max_tokens frequency_penalty presence_penalty logit_bias logprobs echo".split()
+    "max_tokens frequency_penalty presence_penalty logit_bias logprobs echo grammar".split()
 )
 
 
@@ -44,6 +44,8 @@ class OpenAICompletions:
         suffix = fields.text(body, "suffix")
         if suffix is not None:
             needs.add(Feature.FIM)
+        if fields.text(body, "grammar"):
+            needs.add(Feature.GRAMMAR)
         if fields.integer(body, "logprobs", 0, 20) is not None:
             needs.add(Feature.LOGPROBS)
         if fields.boolean(body, "echo"):
