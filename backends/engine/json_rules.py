@@ -76,7 +76,7 @@ FORMATS: Mapping[str, Node] = {
 """What stands between the quotes. Other formats are annotations, as JSON schema has them."""
 
 
-_UNWRITABLE = ((0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C), (0x7F, 0x7F))
+_UNWRITABLE = ((0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C))
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +187,8 @@ class Json:
         """A key that is none of `names`: a second one of a name would undo the first."""
         if not names:
             return self.string()
+        # These keys are written without escapes, so no name that needs one can come out.
+        names = [name for name in names if text(name) == f'"{name}"']
 
         def plain(without: str) -> Chars:
             named = tuple((ord(c), ord(c)) for c in without)

@@ -263,7 +263,7 @@ _PAIR_FREE = alt(
 )
 CHARACTER = alt(
     [
-        Chars(((0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C), (0x7F, 0x7F)), negated=True),
+        Chars(((0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C)), negated=True),
         seq(Lit("\\"), alt([chars('"\\/bfnrt'), seq(Lit("u"), _PAIR_FREE)])),
     ]
 )
