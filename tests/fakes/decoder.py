@@ -83,5 +83,8 @@ class FakeDecoder:
     def piece(self, token: int) -> bytes:
         return b"%x" % token
 
+    def spelling(self, token: int) -> bytes:
+        return b"<%x>" % token
+
     def ends(self, token: int) -> bool:
         return token == EOG
