@@ -65,6 +65,8 @@ class LlamaCppOptions(Options):
     `max_tokens` caps an answer whose client sets no limit. `prepare_s` bounds the rendering and
     tokenizing of one prompt. `kv` is the type of the KV cells: q8_0 takes 0.53 of f16's memory,
     q4_0 0.28; both need flash attention and a head size that is a multiple of 32.
+    `raw_grammars`: whether clients may send GBNF of their own; a hostile
+    one can hold the worker for seconds, everyone's.
     """
 
     model: str
@@ -79,6 +81,7 @@ class LlamaCppOptions(Options):
     default_temperature: float = Field(default=1.0, ge=0)
     queue: int = Field(default=64, ge=1)
     prepare_s: float = Field(default=2.0, gt=0)
+    raw_grammars: bool = True
 
 
 class LlamaCppBackend:
@@ -93,6 +96,7 @@ class LlamaCppBackend:
         self._options = options
         self._path = model_path(options.model, resources.model_dir)
         self._detail = "not started"
+        self._features = FEATURES if options.raw_grammars else FEATURES - {Feature.GRAMMAR}
         self.prompts = Prompts(self._path, limit_s=options.prepare_s)
         self._settings = EngineSettings(
             model=str(self._path),
@@ -114,7 +118,7 @@ class LlamaCppBackend:
             zone=options.zone,
             model=self._path.stem,
             context=options.context,
-            features=FEATURES,
+            features=self._features,
             price=options.price.price() if options.price else None,
             watts=options.watts,
         )
@@ -175,7 +179,7 @@ class LlamaCppBackend:
         self._upstream = replace(
             self._upstream,
             context=context,
-            features=FEATURES | {Feature.FIM} if facts.fim else FEATURES,
+            features=self._features | {Feature.FIM} if facts.fim else self._features,
             revision=revision[:16],
             created=int(self._path.stat().st_mtime),
             prompt_ceiling=facts.byte_level,

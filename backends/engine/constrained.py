@@ -8,6 +8,8 @@ taken with its probability among those that fit.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -16,8 +18,12 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 
+SLOW_S = 1.0
+"""A choice that takes longer ends its sequence: grammars can be exponentially ambiguous."""
+
+
 class NothingFits(Exception):
-    """The vocabulary has no token with which the text could go on."""
+    """The grammar is of no more use to its sequence; the message says why."""
 
 
 class Chooser(Protocol):
@@ -62,16 +68,26 @@ class ConstrainedSampler:
     their spelling, so they would fill a string that the reader never sees.
     """
 
-    def __init__(self, chooser: Chooser, rule: Rule, hidden: NDArray[np.bool_]) -> None:
+    def __init__(
+        self,
+        chooser: Chooser,
+        rule: Rule,
+        hidden: NDArray[np.bool_],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._chooser = chooser
         self._rule = rule
         self._hidden = hidden
+        self._clock = clock
 
     def __call__(self, logits: Floats) -> int:
         """Raises NothingFits."""
+        began = self._clock()
         token = self._chooser.choose(logits)
         if not self._fits(token):
             token = self._among_those_that_fit(logits)
+        if self._clock() - began > SLOW_S:
+            raise NothingFits("its grammar is too ambiguous: one token took over a second")
         self._chooser.accept(token)
         self._rule.accept(token)
         return token
@@ -87,7 +103,7 @@ class ConstrainedSampler:
         masked = self._rule.mask(logits)
         masked[self._hidden] = -np.inf
         if not (masked > -np.inf).any():
-            raise NothingFits
+            raise NothingFits("the model has no token with which its grammar could go on")
         token = self._chooser.choose(masked)
         # A sampler's rounding can pick what has no probability; the grammar must never see it.
         return token if self._fits(token) else int(masked.argmax())

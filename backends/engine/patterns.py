@@ -23,6 +23,9 @@ from backends.engine.gbnf import (
 
 MAX_LENGTH = 1000
 MAX_DEPTH = 20
+MAX_CHOICES = 6
+"""Quantifiers that leave a choice: where they overlap, llama.cpp's time grows with each, for every
+token of the vocabulary (16 overlapping ones: 10 s)."""
 
 
 class PatternRefused(Exception):
@@ -66,6 +69,7 @@ class _Reader:
         self._source = source
         self.at = 0
         self.open_alternatives = False
+        self._choices = 0
 
     @property
     def done(self) -> bool:
@@ -106,6 +110,9 @@ class _Reader:
             least, most = self._times()
             if max(least, most or 0) > MAX_REPEAT:
                 raise PatternRefused(f"more than {MAX_REPEAT} repetitions")
+            self._choices += least != most
+            if self._choices > MAX_CHOICES:
+                raise PatternRefused(f"more than {MAX_CHOICES} quantifiers that leave a choice")
             self.take("?")  # lazy or not matters for what is captured, not for what matches
             if self.peek() and self.peek() in _QUANTIFIERS:
                 raise PatternRefused("a quantifier of a quantifier")

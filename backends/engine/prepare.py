@@ -19,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 from jinja2 import Template, TemplateError
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -163,7 +164,10 @@ class Preparer:
         text, calls = guide(self._family, **request)
         if text:
             try:
-                native.Grammar(self._model, text).close()
+                grammar = native.Grammar(self._model, text)
+                # Ambiguous beyond use shows here already, within this process's time limit.
+                grammar.mask(np.zeros(self._model.tokens, np.float32))
+                grammar.close()
             except native.GrammarFailed as error:
                 param = "grammar" if request.get("grammar") else "response_format"
                 raise FieldRefused(param, f"llama.cpp cannot read it: {error}") from None

@@ -441,8 +441,8 @@ class Scheduler:
         for i in range(len(draft) + 1):
             try:
                 token = slot.sampler(logits[i]) if slot.sampler else greedy[i]
-            except NothingFits:
-                self._fail([rows], "the model has no token with which its grammar could go on")
+            except NothingFits as error:
+                self._fail([rows], str(error))
                 return
             slot.tokens.append(token)
             emitted += 1

@@ -106,6 +106,7 @@ def test_what_is_allowed_and_what_is_not(
         ({"type": "array", "uniqueItems": True}, r"S\.uniqueItems"),
         ({"type": "string", "pattern": "(?=a)"}, r"S\.pattern: .*look around"),
         ({"type": "string", "pattern": r"(a)\1"}, r"S\.pattern"),
+        ({"type": "string", "pattern": r"^a*a*a*a*a*a*a*$"}, r"S\.pattern: .*quantifiers"),
         ({"type": "string", "minLength": 5000}, r"S\.minLength"),
         ({"type": "number", "minimum": 0.5}, r"S\.minimum"),
         ({"type": "number", "multipleOf": 0.1}, r"S\.multipleOf"),

@@ -207,6 +207,7 @@ def test_raw_grammar(any_model: Path) -> None:
         ({"grammar": 'root ::= root "a"'}, "grammar"),
         ({"grammar": "root ::= " + "(" * 30_000}, "grammar"),
         ({"grammar": 'root ::= ((("a"{999}){999}){999}){999}'}, "grammar"),
+        ({"grammar": "root ::= " + "[a-z]* " * 300}, "grammar"),
         ({"tools": [{"type": "function"}]}, "tools"),
         (
             {
@@ -335,3 +336,22 @@ def test_only_what_fits_is_accepted() -> None:
     assert ConstrainedSampler(Stubborn(), EvenOnly(), nothing)(logits) == 4
     with pytest.raises(NothingFits):
         ConstrainedSampler(Greedy(), EvenOnly(), ~nothing)(logits)
+
+
+def test_an_ambiguous_grammar_ends_its_own_answer() -> None:
+    """A choice that takes too long is the grammar's last."""
+    times = iter([0.0, 0.5, 10.0, 11.5])
+    nothing = np.zeros(4, bool)
+    sampler = ConstrainedSampler(Greedy(), EvenOnly(), nothing, clock=lambda: next(times))
+    logits = np.array([1.0, 0.0, 0.0, 0.0], np.float32)
+    assert sampler(logits) == 0
+    with pytest.raises(NothingFits, match="ambiguous"):
+        sampler(logits)
+
+
+def test_raw_grammars_can_be_switched_off(stories: Path) -> None:
+    """An operator who does not trust the clients takes the field away; it is then refused."""
+    options = LlamaCppOptions(kind="llama_cpp", model=str(stories), raw_grammars=False)
+    upstream = LlamaCppBackend("local", options, Resources()).upstream
+    assert Feature.GRAMMAR not in upstream.features
+    assert Feature.TOOLS in upstream.features

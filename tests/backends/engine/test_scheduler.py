@@ -358,7 +358,7 @@ class Stuck:
 
     def __call__(self, logits: Floats) -> int:
         if not self.left:
-            raise NothingFits
+            raise NothingFits("no token is left")
         self.left -= 1
         return 1
 
@@ -377,5 +377,5 @@ def test_a_grammar_that_fails_takes_only_its_own_job() -> None:
     assert outputs[1][-1].error == "grammar: it is bad"
     assert tokens(outputs[2]) == answer([1, 3, 5], 8)
     assert tokens(outputs[3]) == [1, 1]
-    assert (outputs[3][-1].error or "").startswith("failed: ")
+    assert (outputs[3][-1].error or "").endswith("no token is left")
     assert engine.used == scheduler.reserved == 0
