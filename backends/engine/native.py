@@ -128,6 +128,9 @@ class Model:
     def pieces(self, *, special: bool = False) -> list[bytes]:
         return [self.piece(token, special=special) for token in range(self.tokens)]
 
+    def ends(self, token: int) -> bool:
+        return bool(C.llama_vocab_is_eog(self.vocab, token))
+
     def eog(self) -> frozenset[int]:
         """Every token that ends a generation."""
         return frozenset(t for t in range(self.tokens) if C.llama_vocab_is_eog(self.vocab, t))

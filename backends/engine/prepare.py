@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import resource
 import socket
 from collections import OrderedDict
@@ -33,6 +34,8 @@ from backends.engine.tools import family_of
 
 HEADROOM = 512 * 1024 * 1024
 """Bytes that a request may use beyond what the loaded vocabulary takes."""
+TRIAL = 12
+"""Tokens that a client's own grammar is tried on."""
 GUIDES = 64
 """Grammars kept: an agent sends the same tools with every turn."""
 
@@ -165,8 +168,7 @@ class Preparer:
         if text:
             try:
                 grammar = native.Grammar(self._model, text)
-                # Ambiguous beyond use shows here already, within this process's time limit.
-                grammar.mask(np.zeros(self._model.tokens, np.float32))
+                self._walk(grammar, TRIAL if request.get("grammar") else 1)
                 grammar.close()
             except native.GrammarFailed as error:
                 param = "grammar" if request.get("grammar") else "response_format"
@@ -177,6 +179,17 @@ class Preparer:
         if len(self._guides) > GUIDES:
             self._guides.popitem(last=False)
         return made
+
+    def _walk(self, grammar: native.Grammar, steps: int) -> None:
+        """Go some tokens along: what is ambiguous beyond use shows here, in our time limit."""
+        chance = random.Random(steps)
+        logits = np.zeros(self._model.tokens, np.float32)
+        for _ in range(steps):
+            allowed = np.flatnonzero(grammar.mask(logits) > -np.inf).tolist()
+            token = chance.choice(allowed) if allowed else self._model.eos
+            if not allowed or self._model.ends(token):
+                return
+            grammar.accept(token)
 
     def _control_tokens(self) -> list[int]:
         """Tokens that the family's pieces are written with and that show no text by themselves."""
