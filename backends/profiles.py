@@ -64,7 +64,7 @@ PROFILES: Mapping[str, Profile] = _table(
         base_url="https://api.openai.com/v1",
         features=_BASIC
         | {F.COMPLETION, F.FIM, F.ECHO, F.TOKEN_PROMPT}
-        | {F.IMAGES, F.N, F.LOGPROBS, F.LOGIT_BIAS, F.SEED, F.PENALTIES},
+        | {F.IMAGES, F.SPEECH, F.N, F.LOGPROBS, F.LOGIT_BIAS, F.SEED, F.PENALTIES},
         legacy_models=("gpt-3.5-turbo-instruct", "davinci-002", "babbage-002"),
     ),
     Profile(
@@ -135,9 +135,9 @@ PROFILES: Mapping[str, Profile] = _table(
     ),
     Profile(
         name="generic",
-        # llama.cpp's own sampling fields go through: of such servers many are llama.cpp's.
+        # llama.cpp's own fields go through, GBNF too: of such servers many are llama.cpp's.
         features=_BASIC
-        | {F.COMPLETION, F.SEED, F.PENALTIES}
+        | {F.COMPLETION, F.SEED, F.PENALTIES, F.GRAMMAR}
         | {F.TYPICAL_P, F.REPEAT_PENALTY, F.DRY, F.IGNORE_EOS, F.MIN_TOKENS},
         # Several small servers ignore the newer name in silence, and write without end.
         renames=_OLD_LIMIT,

@@ -6,23 +6,24 @@ import asyncio
 import hashlib
 import importlib.util
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
 from backends.base import Health, Options, Resources
 from backends.engine import choices, gguf
+from backends.engine.answer import Answer
 from backends.engine.client import Engine
-from backends.engine.logprobs import Entry
-from backends.engine.prompts import Prompts, Vocabulary
+from backends.engine.conversation import turn
+from backends.engine.prompts import Guide, Prompts, Vocabulary
 from backends.engine.protocol import Job, Output, Role, SamplerSettings
 from backends.engine.settings import EngineSettings, default_threads
-from gateway.core.chat import ChatRequest, Endpoint, Feature, TokenLogprob, Usage
-from gateway.core.errors import ContextExceeded, EngineFailed, InvalidRequest
+from gateway.core.chat import ChatRequest, Endpoint, Feature, Usage
+from gateway.core.errors import ContextExceeded, EngineFailed, InvalidRequest, Unsupported
 from gateway.core.events import Event, Finish, TextDelta, UsageReport
 from gateway.core.exchange import Call
 from gateway.core.routing import Upstream
@@ -52,10 +53,15 @@ FEATURES = frozenset(
         Feature.DRY,
         Feature.IGNORE_EOS,
         Feature.MIN_TOKENS,
+        Feature.TOOLS,
+        Feature.JSON_MODE,
+        Feature.GRAMMAR,
     }
 )
 SHARING = frozenset({Feature.N})
 """What needs sequences to share cells, which those of a strict engine cannot."""
+GUIDED = frozenset({Feature.TOOLS, Feature.JSON_MODE, Feature.GRAMMAR})
+FREE = Guide()
 PRIORITY = {Endpoint.COMPLETION: 0, Endpoint.INFILL: 0, Endpoint.CHAT: 1}
 
 
@@ -69,6 +75,8 @@ class LlamaCppOptions(Options):
     `max_tokens` caps an answer whose client sets no limit. `prepare_s` bounds the rendering and
     tokenizing of one prompt. `kv` is the type of the KV cells: q8_0 takes 0.53 of f16's memory,
     q4_0 0.28; both need flash attention and a head size that is a multiple of 32.
+    `raw_grammars`: whether clients may send GBNF of their own; a hostile
+    one can hold the worker for seconds, everyone's.
     """
 
     model: str
@@ -83,6 +91,7 @@ class LlamaCppOptions(Options):
     default_temperature: float = Field(default=1.0, ge=0)
     queue: int = Field(default=64, ge=1)
     prepare_s: float = Field(default=2.0, gt=0)
+    raw_grammars: bool = True
 
 
 class LlamaCppBackend:
@@ -97,7 +106,7 @@ class LlamaCppBackend:
         self._options = options
         self._path = model_path(options.model, resources.model_dir)
         self._detail = "not started"
-        self._features = FEATURES if options.strict else FEATURES | SHARING
+        self._features = _features(options)
         self.prompts = Prompts(self._path, limit_s=options.prepare_s)
         self._settings = EngineSettings(
             model=str(self._path),
@@ -202,8 +211,8 @@ class LlamaCppBackend:
         if request.suffix is not None or request.endpoint is Endpoint.INFILL:
             return await self._infill(request)
         if request.endpoint is Endpoint.CHAT:
-            turns = [{"role": m.role, "content": m.text} for m in request.messages]
-            return await self.prompts.chat(turns), 0
+            turns = [turn(m.role, m.text, m.raw) for m in request.messages]
+            return await self.prompts.chat(turns, offered_tools(request)), 0
         if isinstance(request.prompt, tuple):
             return self._checked(request.prompt), 0
         return await self.prompts.text(request.prompt) or self._beginning(), 0
@@ -216,6 +225,7 @@ class LlamaCppBackend:
         tenant: str = "default",
         role: Role = "generate",
         ahead: int = 0,
+        guide: Guide = FREE,
     ) -> Job:
         """What the engine is asked for a request. Raises ContextExceeded if no token has room.
 
@@ -243,11 +253,21 @@ class LlamaCppBackend:
             tenant=tenant,
             priority=PRIORITY[request.endpoint],
             session=_session(request),
+            grammar=guide.grammar,
+            shown=guide.shown,
         )
+
+    async def guide(self, request: ChatRequest) -> Guide:
+        """The form that a request asks of its answer. Raises InvalidRequest, EngineFailed."""
+        if request.features.isdisjoint(GUIDED):
+            return FREE
+        self._require_started()
+        return await self.prompts.guide(**guiding_fields(request))
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncGenerator[Event, None]:
         echo = _echo(request)
         count = choices.wanted(request)
+        guide = await self.guide(request)
         prompt, cut = await self._prepared(request)
         if request.sampling.max_tokens == 0:
             if echo:
@@ -255,27 +275,16 @@ class LlamaCppBackend:
             yield Finish(reason="length")
             yield UsageReport(usage=Usage(prompt_tokens=len(prompt), cut_tokens=cut))
             return
-        asked = choices.jobs(self.job(request, prompt, tenant=call.tenant), count)
-        tokens = [0] * count
+        job = self.job(request, prompt, tenant=call.tenant, guide=guide)
+        asked = choices.jobs(job, count)
+        answers = [Answer(i, guide.family, echo) for i in range(count)]
         ended: dict[int, Output] = {}
-        echoed: set[int] = set()
         async with aclosing(choices.outputs(self.engine, asked)) as outputs:
             async for choice, output in outputs:
-                tokens[choice] += len(output.tokens)
-                if echo and choice not in echoed:
-                    echoed.add(choice)
-                    yield TextDelta(text=echo, choice=choice)
-                if output.text or output.logprobs:
-                    yield TextDelta(
-                        text=output.text.decode(),
-                        choice=choice,
-                        tokens=tokens[choice],
-                        logprobs=tuple(map(_logprob, output.logprobs)),
-                    )
-                    tokens[choice] = 0
+                for event in answers[choice].events(output):
+                    yield event
                 if output.finish is not None:
                     ended[choice] = output
-                    yield Finish(reason=output.finish, choice=choice)
         usage = Usage(
             prompt_tokens=len(prompt),
             completion_tokens=sum(output.completion_tokens for output in ended.values()),
@@ -386,14 +395,13 @@ class LlamaCppBackend:
 _Number = TypeVar("_Number", int, float)
 
 
+def _features(options: LlamaCppOptions) -> frozenset[Feature]:
+    lacks = frozenset() if options.raw_grammars else {Feature.GRAMMAR}
+    return (FEATURES if options.strict else FEATURES | SHARING) - lacks
+
+
 def _or(value: _Number | None, usual: _Number) -> _Number:
     return usual if value is None else value
-
-
-def _logprob(entry: Entry) -> TokenLogprob:
-    data, logprob, top = entry
-    others = tuple(TokenLogprob(data=other, logprob=value) for other, value in top)
-    return TokenLogprob(data=data, logprob=logprob, top=others)
 
 
 def _echo(request: ChatRequest) -> str:
@@ -405,6 +413,27 @@ def _echo(request: ChatRequest) -> str:
     if request.sampling.logprobs is not None:
         raise InvalidRequest("no log-probabilities of an echoed prompt here", param="echo")
     return request.prompt
+
+
+def offered_tools(request: ChatRequest) -> Sequence[Any]:
+    """The tools that the model is to hear of."""
+    if Feature.TOOLS not in request.features or request.body.get("tool_choice") == "none":
+        return ()
+    return request.body.get("tools") or ()
+
+
+def guiding_fields(request: ChatRequest) -> dict[str, Any]:
+    """The request's fields that shape its answer. Raises Unsupported for the ones of 2023."""
+    body = request.body
+    if Feature.TOOLS in request.features and body.get("functions"):
+        raise Unsupported("'functions' is not taken any more: use 'tools'.", param="functions")
+    return {
+        "tools": body.get("tools"),
+        "tool_choice": body.get("tool_choice"),
+        "parallel": body.get("parallel_tool_calls") is not False,
+        "response_format": body.get("response_format"),
+        "grammar": body.get("grammar"),
+    }
 
 
 def model_path(model: str, model_dir: Path) -> Path:

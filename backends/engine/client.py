@@ -23,6 +23,7 @@ from typing import Any
 from backends.engine.process import Child
 from backends.engine.protocol import (
     EXPIRED,
+    GRAMMAR,
     INVALID,
     OVERLOADED,
     SUPERSEDED,
@@ -151,6 +152,8 @@ def _failure(error: str, retry_after: float | None = None) -> TandemError:
         return ContextExceeded(f"the request is too long: {sentence}", param="prompt")
     if word == INVALID:
         return InvalidRequest(sentence, param="prompt")
+    if word == GRAMMAR:
+        return InvalidRequest(sentence, param="grammar")
     return EngineFailed(f"the local engine failed: {sentence or error}")
 
 

@@ -128,6 +128,9 @@ class Model:
     def pieces(self, *, special: bool = False) -> list[bytes]:
         return [self.piece(token, special=special) for token in range(self.tokens)]
 
+    def ends(self, token: int) -> bool:
+        return bool(C.llama_vocab_is_eog(self.vocab, token))
+
     def eog(self) -> frozenset[int]:
         """Every token that ends a generation."""
         return frozenset(t for t in range(self.tokens) if C.llama_vocab_is_eog(self.vocab, t))
@@ -348,13 +351,18 @@ class ChainSampler:
         return [*parts, *both]
 
     def __call__(self, logits: Floats) -> int:
+        token = self.choose(logits)
+        self.accept(token)
+        return token
+
+    def choose(self, logits: Floats) -> int:
+        """A token, not yet accepted: something else may still refuse it."""
         self._items["id"] = self._ids
         self._items["logit"] = logits
         for token, bias in self._biases:
             self._items["logit"][token] += bias
         if self._open > 0:
             self._items["logit"][self._ends] = -np.inf
-            self._open -= 1
         array = C.llama_token_data_array(
             data=self._items.ctypes.data_as(ctypes.POINTER(C.llama_token_data)),
             size=len(self._items),
@@ -362,9 +370,11 @@ class ChainSampler:
             sorted=False,
         )
         C.llama_sampler_apply(self._chain, ctypes.byref(array))
-        token = int(self._items["id"][array.selected])
+        return int(self._items["id"][array.selected])
+
+    def accept(self, token: int) -> None:
+        self._open -= 1
         C.llama_sampler_accept(self._chain, token)
-        return token
 
     def close(self) -> None:
         if self._chain:
@@ -374,3 +384,55 @@ class ChainSampler:
 
 def _window(tokens: int) -> int:
     return PENALTY_WINDOW if tokens < 0 else min(tokens, PENALTY_WINDOW)
+
+
+class GrammarFailed(Exception):
+    """llama.cpp cannot read a grammar; the message says why, if it said so."""
+
+
+class Grammar:
+    """A GBNF grammar on its way through one text. Its root rule is `root`."""
+
+    def __init__(self, model: Model, text: str) -> None:
+        self._one = np.zeros(1, _CANDIDATE)
+        self._all = np.zeros(model.tokens, _CANDIDATE)
+        self._ids = np.arange(model.tokens, dtype=np.int32)
+        _said.clear()
+        raw = text.encode("utf-8", "replace").replace(b"\0", b"")
+        self._sampler = C.llama_sampler_init_grammar(model.vocab, raw, b"root")
+        if not self._sampler:
+            raise GrammarFailed(last_words()[:200])
+
+    def allows(self, token: int) -> bool:
+        """Whether the text may go on with a token; for one that ends a generation, whether it may
+        end here. Costs microseconds; all tokens at once cost milliseconds.
+        """
+        self._one["id"] = token
+        self._one["logit"] = 0.0
+        self._apply(self._one)
+        return bool(self._one["logit"][0] > -np.inf)
+
+    def mask(self, logits: Floats) -> Floats:
+        """A copy of a row of logits with minus infinity at every token that is not allowed."""
+        self._all["id"] = self._ids
+        self._all["logit"] = logits
+        self._apply(self._all)
+        return np.array(self._all["logit"])
+
+    def accept(self, token: int) -> None:
+        """Go on with a token that `allows` has just said yes to: any other ends the process."""
+        C.llama_sampler_accept(self._sampler, token)
+
+    def close(self) -> None:
+        if self._sampler:
+            C.llama_sampler_free(self._sampler)
+            self._sampler = None
+
+    def _apply(self, items: Any) -> None:
+        array = C.llama_token_data_array(
+            data=items.ctypes.data_as(ctypes.POINTER(C.llama_token_data)),
+            size=len(items),
+            selected=-1,
+            sorted=False,
+        )
+        C.llama_sampler_apply(self._sampler, ctypes.byref(array))

@@ -11,23 +11,33 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import resource
 import socket
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 from jinja2 import Template, TemplateError
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from backends.engine import native, process
+from backends.engine.conversation import PROBE, malformed, takes_objects, with_arguments
 from backends.engine.fim import fim_prompt
+from backends.engine.guides import FieldRefused, checked_tools, guide
 from backends.engine.protocol import Wire, encode, receive
+from backends.engine.tools import family_of
 
 HEADROOM = 512 * 1024 * 1024
 """Bytes that a request may use beyond what the loaded vocabulary takes."""
-
+TRIAL = 12
+"""Tokens that a client's own grammar is tried on."""
+GUIDES = 64
+"""Grammars kept: an agent sends the same tools with every turn."""
 
 _TEMPLATE_FAULTS = (
     TemplateError,
@@ -68,6 +78,9 @@ class Preparer:
         self._environment.globals["raise_exception"] = _raise
         self._environment.globals["strftime_now"] = _strftime_now
         self._template: Template | None = None
+        self._objects: bool | None = None
+        self._family = family_of(self._source)
+        self._guides: OrderedDict[str, Wire] = OrderedDict()
         self._bos = self._text(model.bos)
         self._eos = self._text(model.eos)
 
@@ -99,14 +112,30 @@ class Preparer:
             "chat_template": bool(template),
         }
 
-    def chat(self, messages: list[dict[str, Any]]) -> list[int]:
+    def chat(self, messages: list[dict[str, Any]], tools: Any = None) -> list[int]:
         """Render and tokenize a conversation, open for the assistant's turn."""
-        text = self._render(messages)
+        if fault := malformed(messages):
+            raise Refused(fault)
+        listed = checked_tools(tools or [])
+        if any(message.get("tool_calls") for message in messages):
+            messages = with_arguments(messages, objects=self._takes_objects())
+        messages = self._family.messages(messages, listed)
+        text = self._render(messages, listed if self._family.native else [])
         # A template that writes the BOS itself must not get a second one from the tokenizer.
         special = not (self._bos and text.startswith(self._bos))
         return self._tokenize(text, special=special)
 
-    def _render(self, messages: list[dict[str, Any]]) -> str:
+    def _takes_objects(self) -> bool:
+        """Whether the template wants a call's arguments as an object; found out once."""
+        if self._objects is None:
+            try:
+                probe = self._render(self._family.messages(PROBE, ()), [])
+                self._objects = takes_objects(probe)
+            except Refused:
+                self._objects = False
+        return self._objects
+
+    def _render(self, messages: list[dict[str, Any]], tools: Sequence[Mapping[str, Any]]) -> str:
         if not self._source:
             turns = [f"{m.get('role', '')}: {m.get('content', '')}\n" for m in messages]
             return "".join(turns) + "assistant:"
@@ -116,6 +145,7 @@ class Preparer:
                 self._template = self._environment.from_string(self._source)
             return self._template.render(
                 messages=messages,
+                tools=tools or None,
                 add_generation_prompt=True,
                 bos_token=self._bos,
                 eos_token=self._eos,
@@ -127,6 +157,49 @@ class Preparer:
             raise Refused(
                 f"the model's chat template fails on this conversation ({kind})"
             ) from None
+
+    def guide(self, request: Wire) -> Wire:
+        """The grammar of an answer, read once by llama.cpp here, where it may die of it."""
+        key = json.dumps(request, sort_keys=True)
+        if key in self._guides:
+            self._guides.move_to_end(key)
+            return self._guides[key]
+        text, calls = guide(self._family, **request)
+        if text:
+            try:
+                grammar = native.Grammar(self._model, text)
+                self._walk(grammar, TRIAL if request.get("grammar") else 1)
+                grammar.close()
+            except native.GrammarFailed as error:
+                param = "grammar" if request.get("grammar") else "response_format"
+                raise FieldRefused(param, f"llama.cpp cannot read it: {error}") from None
+        shown = self._control_tokens() if calls else []
+        made = {"grammar": text, "family": self._family.name if calls else "", "shown": shown}
+        self._guides[key] = made
+        if len(self._guides) > GUIDES:
+            self._guides.popitem(last=False)
+        return made
+
+    def _walk(self, grammar: native.Grammar, steps: int) -> None:
+        """Go some tokens along: what is ambiguous beyond use shows here, in our time limit."""
+        chance = random.Random(steps)
+        logits = np.zeros(self._model.tokens, np.float32)
+        for _ in range(steps):
+            allowed = np.flatnonzero(grammar.mask(logits) > -np.inf).tolist()
+            token = chance.choice(allowed) if allowed else self._model.eos
+            if not allowed or self._model.ends(token):
+                return
+            grammar.accept(token)
+
+    def _control_tokens(self) -> list[int]:
+        """Tokens that the family's pieces are written with and that show no text by themselves."""
+        family = self._family
+        pieces = (family.marker, family.opening, family.before, family.middle)
+        found = set()
+        for piece in (*pieces, family.after, family.between, family.closing):
+            raw = piece.encode()
+            found.update(self._model.tokenize(raw, add_special=False, parse_special=True))
+        return sorted(token for token in found if not self._model.piece(token))
 
     def text(self, prompt: str) -> list[int]:
         return self._tokenize(prompt, special=True)
@@ -160,7 +233,9 @@ class Preparer:
             case "facts":
                 return self.facts()
             case "chat":
-                return {"tokens": self.chat(request["messages"])}
+                return {"tokens": self.chat(request["messages"], request.get("tools"))}
+            case "guide":
+                return self.guide({k: v for k, v in request.items() if k != "op"})
             case "text":
                 return {"tokens": self.text(request["text"])}
             case "infill":
@@ -200,6 +275,10 @@ def serve(connection: socket.socket, path: Path) -> None:
             reply = preparer.answer(request)
         except Refused as error:
             reply = {"refused": str(error)}
+        except FieldRefused as error:
+            said = str(error)
+            named = said if said.startswith(error.param) else f"{error.param}: {said}"
+            reply = {"refused": named, "param": error.param}
         except (MemoryError, RecursionError):
             reply = {"refused": "the prompt takes too much memory to prepare"}
         connection.sendall(encode(reply))

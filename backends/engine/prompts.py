@@ -39,6 +39,18 @@ class Vocabulary:
     longest: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guide:
+    """An answer's form. `grammar` "" is none; `family` is the format of its calls, "" without."""
+
+    grammar: str = ""
+    family: str = ""
+    shown: tuple[int, ...] = ()
+
+
+_GUIDING = ("grammar", "tools", "response_format")
+
+
 class Prompts:
     """One helper process over one GGUF file; restarted when it had to be killed."""
 
@@ -55,9 +67,17 @@ class Prompts:
         async with self._turn:
             await self._spawn()
 
-    async def chat(self, messages: Sequence[dict[str, Any]]) -> tuple[int, ...]:
-        reply = await self._ask({"op": "chat", "messages": list(messages)}, "messages")
-        return tuple(reply["tokens"])
+    async def chat(
+        self, messages: Sequence[dict[str, Any]], tools: Sequence[Any] = ()
+    ) -> tuple[int, ...]:
+        request = {"op": "chat", "messages": list(messages), "tools": list(tools)}
+        return tuple((await self._ask(request, "messages"))["tokens"])
+
+    async def guide(self, **fields: Any) -> Guide:
+        """What the answer must look like: `guides.guide`'s fields, as the client sent them."""
+        param = next((name for name in _GUIDING if fields.get(name)), "response_format")
+        reply = await self._ask({"op": "guide", **fields}, param)
+        return Guide(grammar=reply["grammar"], family=reply["family"], shown=tuple(reply["shown"]))
 
     async def text(self, prompt: str) -> tuple[int, ...]:
         return tuple((await self._ask({"op": "text", "text": prompt}, "prompt"))["tokens"])
@@ -123,7 +143,7 @@ class Prompts:
                 await self._drop(child)
                 raise InvalidRequest("preparing the prompt exceeded its limits", param=param)
         if "refused" in reply:
-            raise InvalidRequest(reply["refused"], param=param)
+            raise InvalidRequest(reply["refused"], param=reply.get("param", param))
         return reply
 
     async def _spawn(self) -> None:

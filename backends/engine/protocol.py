@@ -108,6 +108,8 @@ class Job:
     for log-probabilities and so many of the likeliest tokens beside each; None for none.
     `deadline`: seconds from now after which a job still waiting is dropped. `session`: of the
     priority-0 jobs of one tenant's session only the newest goes on; the older ones end, superseded.
+    `grammar`: GBNF that the whole answer fits, "" for none; its root rule is `root`. `shown`:
+    control tokens whose spelling is part of the answer's text.
     """
 
     id: int
@@ -123,6 +125,8 @@ class Job:
     priority: int = 1
     deadline: float | None = None
     session: str = ""
+    grammar: str = ""
+    shown: tuple[int, ...] = ()
 
     def pack(self) -> Wire:
         return {"op": "submit", **asdict(self)}
@@ -134,7 +138,8 @@ class Job:
         sampler = values["sampler"]
         biases = tuple((token, bias) for token, bias in sampler["logit_bias"])
         values["sampler"] = SamplerSettings(**{**sampler, "logit_bias": biases})
-        values["tokens"], values["stop"] = tuple(values["tokens"]), tuple(values["stop"])
+        for name in ("tokens", "stop", "shown"):
+            values[name] = tuple(values[name])
         return cls(**values)
 
 
@@ -188,6 +193,7 @@ SUPERSEDED = "superseded"
 TOO_LONG = "too_long"
 INVALID = "invalid"
 FAILED = "failed"
+GRAMMAR = "grammar"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,12 +33,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.engine.constrained import NothingFits
 from backends.engine.drafts import Inbox, Lead
 from backends.engine.logprobs import Trail
 from backends.engine.prefix import PrefixCache, common
 from backends.engine.protocol import (
     EXPIRED,
     FAILED,
+    GRAMMAR,
     INVALID,
     OVERLOADED,
     SUPERSEDED,
@@ -57,10 +59,15 @@ class CellsFailed(Exception):
     """The engine could not run a batch, but lives; the batch's sequences end."""
 
 
+class GrammarRefused(Exception):
+    """A job's grammar cannot be used; the message says why. Nobody else is concerned."""
+
+
 class Sampler(Protocol):
     """Chooses a token from a row of logits and remembers it; called once per emitted token."""
 
-    def __call__(self, logits: Floats) -> int: ...
+    def __call__(self, logits: Floats) -> int:
+        """Raises NothingFits if a grammar leaves no token."""
 
     def close(self) -> None: ...
 
@@ -82,12 +89,16 @@ class Decoder(Protocol):
         """Let `target`, which is empty, hold the cells of `source` at positions below `end`."""
 
     def sampler(self, job: Job) -> Sampler | None:
-        """None: plain argmax, which the scheduler does for all rows at once."""
+        """None: plain argmax, which the scheduler does for all rows at once.
 
-    def piece(self, token: int) -> bytes: ...
+        Raises GrammarRefused.
+        """
 
-    def name(self, token: int) -> bytes:
-        """The same, but control tokens have one too."""
+    def piece(self, token: int) -> bytes:
+        """The token's text; nothing for control tokens."""
+
+    def spelling(self, token: int) -> bytes:
+        """The same, but control tokens have theirs."""
 
     def ends(self, token: int) -> bool: ...
 
@@ -419,16 +430,21 @@ class Scheduler:
         else:
             job = who
             self._queue.admit(job, self._need(job))
+            try:
+                sampler = None if job.role == "draft" else self._engine.sampler(job)
+            except GrammarRefused as error:
+                self._news.append(Output(id=job.id, finish="error", error=f"{GRAMMAR}: {error}"))
+                return
             slot = Slot(
                 job=job,
                 sequence=-1,
                 tokens=list(job.tokens),
                 reserved=self._reservation(job),
-                sampler=None if job.role == "draft" else self._engine.sampler(job),
+                sampler=sampler,
                 text=TextStream(job.stop),
                 inbox=Inbox(self._engine.vocab) if job.role == "target" else None,
                 lead=Lead(self._engine.vocab) if job.role == "draft" else None,
-                trail=None if job.logprobs is None else Trail(job.logprobs, self._engine.name),
+                trail=None if job.logprobs is None else Trail(job.logprobs, self._engine.spelling),
             )
         self._place(slot)
         self._slots[slot.job.id] = slot
@@ -667,7 +683,11 @@ class Scheduler:
         base, text, emitted, accepted = slot.generated, b"", 0, 0
         finish: str | None = None
         for i in range(len(draft) + 1):
-            token = slot.sampler(logits[i]) if slot.sampler else greedy[i]
+            try:
+                token = slot.sampler(logits[i]) if slot.sampler else greedy[i]
+            except NothingFits as error:
+                self._fail([rows], str(error))
+                return
             slot.tokens.append(token)
             emitted += 1
             held = i < len(draft) and token == draft[i]
@@ -676,7 +696,8 @@ class Scheduler:
                 finish = "stop"
                 text += slot.text.flush()
                 break
-            piece = self._engine.piece(token)
+            shown = token in slot.job.shown
+            piece = self._engine.spelling(token) if shown else self._engine.piece(token)
             if slot.trail:
                 slot.trail.add(logits[i], token, slot.text.pushed + len(piece))
             text += slot.text.push(piece)

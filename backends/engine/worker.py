@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from backends.engine import gguf, memory, native, process
+from backends.engine.constrained import ConstrainedSampler, Greedy
 from backends.engine.protocol import (
     FrameError,
     Job,
@@ -31,7 +32,14 @@ from backends.engine.protocol import (
     encode,
     receive,
 )
-from backends.engine.scheduler import CellsFailed, Floats, Limits, Sampler, Scheduler
+from backends.engine.scheduler import (
+    CellsFailed,
+    Floats,
+    GrammarRefused,
+    Limits,
+    Sampler,
+    Scheduler,
+)
 from backends.engine.settings import EngineSettings
 from backends.engine.shape import shape
 
@@ -40,10 +48,12 @@ class LlamaDecoder:
     """The scheduler's engine: a context, and the vocabulary as tables."""
 
     def __init__(self, model: native.Model, context: native.Context) -> None:
-        self._context = context
         self._model = model
+        self._context = context
         self._pieces = model.pieces()
         self._eog = model.eog()
+        self._hidden = np.array([not piece for piece in self._pieces])
+        self._hidden[list(self._eog)] = False
         self.vocab = model.tokens
 
     def decode(
@@ -63,14 +73,30 @@ class LlamaDecoder:
         self._context.copy(source, target, end)
 
     def sampler(self, job: Job) -> Sampler | None:
-        if job.sampler.plain:
-            return None
+        plain = job.sampler.plain
+        if not job.grammar:
+            return None if plain else self._chain(job)
+        grammar = self._grammar(job)
+        chooser = Greedy() if plain else self._chain(job)
+        hidden = self._hidden.copy()
+        hidden[[token for token in job.shown if 0 <= token < self.vocab]] = False
+        return ConstrainedSampler(chooser, grammar, hidden)
+
+    def _chain(self, job: Job) -> native.ChainSampler:
         return native.ChainSampler(job.sampler, self._model, self._eog, job.tokens)
+
+    def _grammar(self, job: Job) -> native.Grammar:
+        if not self._eog:
+            raise GrammarRefused("this model has no token that ends an answer")
+        try:
+            return native.Grammar(self._model, job.grammar)
+        except native.GrammarFailed as error:
+            raise GrammarRefused(f"the grammar cannot be read: {error}") from None
 
     def piece(self, token: int) -> bytes:
         return self._pieces[token]
 
-    def name(self, token: int) -> bytes:
+    def spelling(self, token: int) -> bytes:
         return self._pieces[token] or self._model.piece(token, special=True)
 
     def ends(self, token: int) -> bool:

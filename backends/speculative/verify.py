@@ -27,7 +27,7 @@ from backends.speculative.session import (
     Opened,
     Stale,
 )
-from gateway.core.chat import ChatRequest, Usage
+from gateway.core.chat import ChatRequest, Feature, Usage
 from gateway.core.errors import (
     EngineFailed,
     InvalidRequest,
@@ -42,6 +42,10 @@ OPEN_S = 10.0
 """A socket that has said nothing by then is closed."""
 MOST_DRAFTS = 64
 """Drafts handed on between two passes: nobody's flood may pile up before the worker."""
+
+
+UNSUITED = frozenset({Feature.TOOLS, Feature.JSON_MODE, Feature.GRAMMAR})
+"""What a target may have and a session does not carry: text is all that it tells."""
 
 
 class VerifySession:
@@ -117,7 +121,7 @@ class VerifySession:
         self._model = target.upstream.name
         self._check(opening, target)
         request = self._read(opening, self._caller)
-        missing = request.features - target.upstream.features
+        missing = request.features - (target.upstream.features - UNSUITED)
         if missing:
             param = min(missing).param
             raise Unsupported(f"The target does not have {param!r}.", param=param)

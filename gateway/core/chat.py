@@ -32,11 +32,13 @@ class Feature(StrEnum):
     FIM = "fim"  # a `suffix`, or /infill
     TOOLS = "tools"
     JSON_MODE = "response_format"
+    GRAMMAR = "grammar"  # GBNF, by llama.cpp's field
     N = "n"
     LOGPROBS = "logprobs"
     LOGIT_BIAS = "logit_bias"
     IMAGES = "images"
     AUDIO = "audio"
+    SPEECH = "modalities"  # an answer that is heard
     ECHO = "echo"
     TOP_K = "top_k"
     MIN_P = "min_p"

@@ -34,8 +34,9 @@ from gateway.wire import openai_shapes as shapes
 READ = frozenset(
     "model messages stream stream_options temperature top_p top_k min_p seed stop n max_tokens "
     "max_completion_tokens frequency_penalty presence_penalty logit_bias logprobs top_logprobs "
-    "tools tool_choice response_format typical_p repeat_penalty repetition_penalty repeat_last_n "
-    "dry_multiplier dry_base dry_allowed_length dry_penalty_last_n ignore_eos min_tokens".split()
+    "tools tool_choice parallel_tool_calls response_format grammar modalities typical_p "
+    "repeat_penalty repetition_penalty repeat_last_n dry_multiplier dry_base dry_allowed_length "
+    "dry_penalty_last_n ignore_eos min_tokens".split()
 )
 
 
@@ -219,6 +220,11 @@ def _abilities(body: Mapping[str, Any]) -> set[Feature]:
     wanted = fields.mapping(body, "response_format").get("type", "text")
     if wanted != "text":
         needs.add(Feature.JSON_MODE)
+    if fields.text(body, "grammar"):
+        needs.add(Feature.GRAMMAR)
+    fields.boolean(body, "parallel_tool_calls")
+    if body.get("modalities") not in (None, ["text"]):
+        needs.add(Feature.SPEECH)
     if _logprobs(body) is not None:
         needs.add(Feature.LOGPROBS)
     return needs

@@ -21,7 +21,7 @@ DEFAULT_MAX_TOKENS = 16
 
 READ = frozenset(
     "model prompt suffix stream stream_options temperature top_p top_k min_p seed stop n best_of "
-    "max_tokens frequency_penalty presence_penalty logit_bias logprobs echo typical_p "
+    "max_tokens frequency_penalty presence_penalty logit_bias logprobs echo grammar typical_p "
     "repeat_penalty repetition_penalty repeat_last_n dry_multiplier dry_base dry_allowed_length "
     "dry_penalty_last_n ignore_eos min_tokens".split()
 )
@@ -48,6 +48,8 @@ class OpenAICompletions:
         suffix = fields.text(body, "suffix")
         if suffix is not None:
             needs.add(Feature.FIM)
+        if fields.text(body, "grammar"):
+            needs.add(Feature.GRAMMAR)
         sampling = replace(sampling, logprobs=fields.integer(body, "logprobs", 0, 20))
         if sampling.logprobs is not None:
             needs.add(Feature.LOGPROBS)

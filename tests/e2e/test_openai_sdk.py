@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
+from pydantic import BaseModel, Field
 
 from tests.fakes.process import Serving
 
 TIERS = {"local": "local", "cloud": "cloud", "tandem": "speculative", "auto": "local"}
-QUESTION = [{"role": "user", "content": "What is Tandem?"}]
+QUESTION: Any = [{"role": "user", "content": "What is Tandem?"}]
+JSON = {"type": "json_object"}
+
+
+class Sum(BaseModel):
+    """What `add` takes."""
+
+    a: int = Field(ge=0, le=99)
+    b: int = Field(ge=0, le=99)
+
+
+ADD: Any = {
+    "type": "function",
+    "function": {"name": "add", "description": "Adds", "parameters": Sum.model_json_schema()},
+}
+
+
+def check_sum(arguments: str) -> Sum:
+    return Sum.model_validate_json(arguments)
 
 
 @pytest.fixture(scope="module")
@@ -141,8 +162,8 @@ def test_several_choices_cost_one_prompt(client: OpenAI) -> None:
 @pytest.mark.parametrize(
     ("param", "value"),
     [
-        ("tools", [{"type": "function", "function": {"name": "f", "parameters": {}}}]),
-        ("response_format", {"type": "json_object"}),
+        ("functions", [{"name": "f", "parameters": {}}]),
+        ("modalities", ["text", "audio"]),
     ],
 )
 def test_what_the_local_engine_lacks_is_refused(
@@ -216,6 +237,140 @@ def test_a_bias_outside_the_vocabulary_is_refused(client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model="local", messages=QUESTION, logit_bias={"99999999": 1})
     assert caught.value.param == "logit_bias"
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "add"}}])
+@pytest.mark.parametrize("model", ["local", "cloud"])
+def test_tool_calls_whole(client: OpenAI, model: str, choice: Any) -> None:
+    """A forced tool call is whole and valid, on the draft and on the companion."""
+    answer = client.chat.completions.create(
+        model=model,
+        messages=QUESTION,
+        tools=[ADD],
+        tool_choice=choice,
+        parallel_tool_calls=False,
+        max_tokens=120,
+    )
+    (chosen,) = answer.choices
+    assert chosen.finish_reason == "tool_calls"
+    assert chosen.message.content is None
+    assert chosen.message.tool_calls is not None
+    (call,) = chosen.message.tool_calls
+    assert (call.type, call.function.name) == ("function", "add")
+    assert check_sum(call.function.arguments)
+
+
+def test_tool_calls_streamed(client: OpenAI) -> None:
+    """Streamed, the first piece has id and name, the others arguments, and the last a finish."""
+    stream = client.chat.completions.create(
+        model="local",
+        messages=QUESTION,
+        tools=[ADD],
+        tool_choice="required",
+        parallel_tool_calls=False,
+        max_tokens=120,
+        stream=True,
+    )
+    chunks = [chunk.choices[0] for chunk in stream if chunk.choices]
+    deltas = [d for c in chunks for d in c.delta.tool_calls or []]
+    assert deltas[0].id and deltas[0].type == "function"
+    assert deltas[0].function is not None and deltas[0].function.name == "add"
+    assert {d.index for d in deltas} == {0}
+    assert [d.id or (d.function and d.function.name) for d in deltas[1:]] == [None] * (
+        len(deltas) - 1
+    )
+    assert check_sum("".join(d.function.arguments or "" for d in deltas if d.function))
+    assert "".join(c.delta.content or "" for c in chunks) == ""
+    assert chunks[-1].finish_reason == "tool_calls"
+
+
+def test_a_conversation_with_tools(client: OpenAI) -> None:
+    """A call and its result go back as the SDK gives them, and the model answers in text."""
+    first = client.chat.completions.create(
+        model="local", messages=QUESTION, tools=[ADD], tool_choice="required", max_tokens=120
+    )
+    said = first.choices[0].message
+    assert said.tool_calls
+    results = [{"role": "tool", "tool_call_id": c.id, "content": "3"} for c in said.tool_calls]
+    second = client.chat.completions.create(
+        model="local",
+        messages=[*QUESTION, said, *results],  # type: ignore[list-item]
+        tools=[ADD],
+        tool_choice="none",
+        max_tokens=12,
+    )
+    assert second.choices[0].message.content
+    assert second.choices[0].message.tool_calls is None
+
+
+def test_structured_output(client: OpenAI) -> None:
+    """json_schema gives a document of the schema, through the SDK's own pydantic helper too."""
+    parsed = client.chat.completions.parse(
+        model="local", messages=QUESTION, response_format=Sum, max_tokens=120, seed=3
+    )
+    assert isinstance(parsed.choices[0].message.parsed, Sum)
+    for seed in range(3):
+        answer = client.chat.completions.create(
+            model="local",
+            messages=QUESTION,
+            response_format={"type": "json_object"},
+            max_tokens=200,
+            seed=seed,
+        )
+        if answer.choices[0].finish_reason == "stop":
+            assert isinstance(json.loads(answer.choices[0].message.content or ""), dict)
+
+
+def test_forms_go_with_choices_and_logprobs(client: OpenAI) -> None:
+    """Each of several choices has its own calls, and log-probabilities spell a guided text."""
+    answer = client.chat.completions.create(
+        model="tandem-demo-draft",
+        messages=QUESTION,
+        tools=[ADD],
+        tool_choice="required",
+        parallel_tool_calls=False,
+        max_tokens=120,
+        n=2,
+        seed=5,
+        logprobs=True,
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    for choice in answer.choices:
+        assert choice.finish_reason == "tool_calls"
+        (call,) = choice.message.tool_calls or []
+        assert call.type == "function" and check_sum(call.function.arguments)
+    parsed = client.chat.completions.parse(
+        model="local",
+        messages=QUESTION,
+        response_format=Sum,
+        max_tokens=120,
+        logprobs=True,
+        extra_body={"min_tokens": 100},
+    )
+    (choice,) = parsed.choices
+    assert choice.logprobs is not None and choice.logprobs.content
+    spelt = b"".join(bytes(token.bytes or ()) for token in choice.logprobs.content)
+    assert spelt.decode() == choice.message.content
+
+
+def test_a_schema_without_a_grammar_is_refused(client: OpenAI) -> None:
+    """What the engine cannot enforce is a 400 that says where it stands."""
+    schema = {"type": "object", "properties": {"a": {"not": {"type": "null"}}}}
+    with pytest.raises(openai.BadRequestError, match=r"schema\.properties\.a\.not") as caught:
+        client.chat.completions.create(
+            model="local",
+            messages=QUESTION,
+            response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+        )
+    assert caught.value.param == "response_format"
+
+
+@pytest.mark.parametrize(("param", "value"), [("tools", [ADD]), ("response_format", JSON)])
+def test_speculation_carries_no_forms(client: OpenAI, param: str, value: object) -> None:
+    """A session carries text; what asks for a form is refused there and served elsewhere."""
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="tandem", messages=QUESTION, **{param: value})  # type: ignore[call-overload]
+    assert caught.value.param == param
 
 
 def test_errors_have_the_sdk_classes(client: OpenAI) -> None:

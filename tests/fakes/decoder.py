@@ -88,8 +88,8 @@ class FakeDecoder:
     def piece(self, token: int) -> bytes:
         return b"%x" % token
 
-    def name(self, token: int) -> bytes:
-        return b"<end>" if self.ends(token) else self.piece(token)
+    def spelling(self, token: int) -> bytes:
+        return b"<%x>" % token
 
     def ends(self, token: int) -> bool:
         return token == EOG

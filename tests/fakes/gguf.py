@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 SPECIALS = (
@@ -27,17 +28,26 @@ def byte_characters() -> list[str]:
 
 
 def write_vocabulary(
-    path: Path, *, template: str = "", fim: bool = True, context: int = 512
+    path: Path,
+    *,
+    template: str = "",
+    fim: bool = True,
+    context: int = 512,
+    markers: Sequence[str] = (),
 ) -> Path:
-    """A file that loads with `vocab_only`: ids 0 to 6 special, then one for each byte."""
-    tokens = [*SPECIALS, *byte_characters()]
+    """A file that loads with `vocab_only`: ids 0 to 6 special, one for each byte, then `markers`,
+    control tokens too.
+    """
+    tokens = [*SPECIALS, *byte_characters(), *markers]
     meta: dict[str, Value] = {
         "general.architecture": "llama",
         "llama.context_length": context,
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": [CONTROL] * len(SPECIALS) + [NORMAL] * 256,
+        "tokenizer.ggml.token_type": [CONTROL] * len(SPECIALS)
+        + [NORMAL] * 256
+        + [CONTROL] * len(markers),
         "tokenizer.ggml.merges": ["a b"],
         "tokenizer.ggml.bos_token_id": 0,
         "tokenizer.ggml.eos_token_id": 0,

@@ -98,7 +98,7 @@ def test_what_routing_may_know(stories: Path) -> None:
             assert upstream.revision == "6749ada6b5e308f1"
             assert upstream.created > 0
             assert Feature.FIM not in upstream.features
-            assert Feature.TOOLS not in upstream.features
+            assert {Feature.TOOLS, Feature.JSON_MODE, Feature.GRAMMAR} <= upstream.features
             assert await backend.count(complete("Once upon a time")) == 5
 
     asyncio.run(main())

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backends.engine.constrained import NothingFits
 from backends.engine.protocol import Job, Output
-from backends.engine.scheduler import Limits, Scheduler
+from backends.engine.scheduler import Floats, GrammarRefused, Limits, Sampler, Scheduler
 from tests.fakes.decoder import VOCAB, FakeDecoder, answer
 
 LIMITS = Limits(context=64, cells=128, slots=4, batch=32, chunk=8, verify=4, queue=8)
@@ -329,3 +330,52 @@ def test_admission_is_fair(sizes: list[tuple[int, int]]) -> None:
         scheduler.step()
         admitted += [s.job.id for s in scheduler.slots() if s.job.id not in admitted]
     assert admitted == sorted(admitted)
+
+
+def test_shown_tokens_are_spelled_out() -> None:
+    """A job's `shown` tokens appear in its text by their spelling, and in no other's."""
+    scheduler, _ = make()
+    said = answer([1, 3, 5], 8)
+    scheduler.submit(job(1, shown=(said[0],)))
+    text = b"".join(output.text for output in finish(scheduler)[1])
+    assert text.startswith(b"<%x>" % said[0])
+    scheduler.submit(job(2, [1, 3, 5]))
+    assert b"<" not in b"".join(output.text for output in finish(scheduler)[2])
+
+
+class Picky(FakeDecoder):
+    """Refuses the grammar "bad"; with "stuck", runs out of tokens after two."""
+
+    def sampler(self, job: Job) -> Sampler | None:
+        if job.grammar == "bad":
+            raise GrammarRefused("it is bad")
+        return Stuck() if job.grammar == "stuck" else None
+
+
+class Stuck:
+    def __init__(self) -> None:
+        self.left = 2
+
+    def __call__(self, logits: Floats) -> int:
+        if not self.left:
+            raise NothingFits("no token is left")
+        self.left -= 1
+        return 1
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_grammar_that_fails_takes_only_its_own_job() -> None:
+    """A grammar that is refused, or leaves no token, ends its job; the others go on."""
+    limits = LIMITS
+    engine = Picky(cells=limits.cells, batch=limits.batch, outputs=20)
+    scheduler = Scheduler(engine, limits)
+    for id, grammar in ((1, "bad"), (2, ""), (3, "stuck")):
+        scheduler.submit(job(id, [1, 3, 5], grammar=grammar))
+    outputs = finish(scheduler)
+    assert outputs[1][-1].error == "grammar: it is bad"
+    assert tokens(outputs[2]) == answer([1, 3, 5], 8)
+    assert tokens(outputs[3]) == [1, 1]
+    assert (outputs[3][-1].error or "").endswith("no token is left")
+    assert engine.used == scheduler.reserved == 0

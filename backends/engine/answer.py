@@ -1,0 +1,63 @@
+"""One choice's outputs as the gateway's events: text, calls, log-probabilities, the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from backends.engine.logprobs import Entry
+from backends.engine.protocol import Output
+from backends.engine.tools import FAMILIES
+from backends.engine.tools.parser import CallParser, Delta
+from gateway.core.chat import TokenLogprob
+from gateway.core.events import Event, Finish, TextDelta
+
+
+class Answer:
+    """Fed with one sequence's outputs. `family` is the format of its calls, "" for text only;
+    `echo` comes before everything else.
+    """
+
+    def __init__(self, choice: int, family: str, echo: str) -> None:
+        self._choice = choice
+        self._parser = CallParser(FAMILIES[family]) if family else None
+        self._echo = echo
+        # What no text has carried yet: the parser may hold a step's text back for a while.
+        self._tokens = 0
+        self._logprobs: tuple[TokenLogprob, ...] = ()
+
+    def events(self, output: Output) -> Iterator[Event]:
+        if self._echo:
+            yield TextDelta(text=self._echo, choice=self._choice)
+            self._echo = ""
+        self._tokens += len(output.tokens)
+        self._logprobs += tuple(map(_logprob, output.logprobs))
+        for delta in self._deltas(output):
+            yield self._charged(delta) if isinstance(delta, TextDelta) else delta
+        if output.finish is None:
+            return
+        if self._logprobs:
+            yield self._charged(TextDelta(text="", choice=self._choice))
+        called = self._parser is not None and self._parser.calls and output.finish == "stop"
+        yield Finish(reason="tool_calls" if called else output.finish, choice=self._choice)
+
+    def _charged(self, delta: TextDelta) -> TextDelta:
+        charged = replace(delta, tokens=self._tokens, logprobs=self._logprobs)
+        self._tokens, self._logprobs = 0, ()
+        return charged
+
+    def _deltas(self, output: Output) -> list[Delta]:
+        text = output.text.decode()
+        if self._parser is None:
+            whole = text or output.logprobs
+            return [TextDelta(text=text, choice=self._choice)] if whole else []
+        deltas = self._parser.feed(text)
+        if output.finish is not None:
+            deltas = [*deltas, *self._parser.finish()]
+        return [replace(delta, choice=self._choice) for delta in deltas]
+
+
+def _logprob(entry: Entry) -> TokenLogprob:
+    data, logprob, top = entry
+    others = tuple(TokenLogprob(data=other, logprob=value) for other, value in top)
+    return TokenLogprob(data=data, logprob=logprob, top=others)

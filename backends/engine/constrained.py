@@ -1,0 +1,109 @@
+"""A sampler whose tokens all fit a grammar, at the price of one check where that is enough.
+
+The sequence's own sampler chooses first, from all tokens, and only that one is shown to the
+grammar (2 microseconds). Where it does not fit, the grammar goes over the whole vocabulary (4 ms at
+32k) and the sampler chooses again from what is left, which is the same distribution: a token is
+taken with its probability among those that fit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+
+SLOW_S = 1.0
+"""A choice that takes longer ends its sequence: grammars can be exponentially ambiguous."""
+
+
+class NothingFits(Exception):
+    """The grammar is of no more use to its sequence; the message says why."""
+
+
+class Chooser(Protocol):
+    """A sampler in two halves."""
+
+    def choose(self, logits: Floats) -> int: ...
+
+    def accept(self, token: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Rule(Protocol):
+    """What is needed of a grammar; native.Grammar is one."""
+
+    def allows(self, token: int) -> bool: ...
+
+    def mask(self, logits: Floats) -> Floats: ...
+
+    def accept(self, token: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Greedy:
+    """The likeliest token."""
+
+    def choose(self, logits: Floats) -> int:
+        return int(logits.argmax())
+
+    def accept(self, token: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class ConstrainedSampler:
+    """Owns a chooser and a grammar; called once per emitted token.
+
+    `hidden` marks tokens that add no text to the answer (control tokens): the grammar reads them by
+    their spelling, so they would fill a string that the reader never sees.
+    """
+
+    def __init__(
+        self,
+        chooser: Chooser,
+        rule: Rule,
+        hidden: NDArray[np.bool_],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._chooser = chooser
+        self._rule = rule
+        self._hidden = hidden
+        self._clock = clock
+
+    def __call__(self, logits: Floats) -> int:
+        """Raises NothingFits."""
+        began = self._clock()
+        token = self._chooser.choose(logits)
+        if not self._fits(token):
+            token = self._among_those_that_fit(logits)
+        if self._clock() - began > SLOW_S:
+            raise NothingFits("its grammar is too ambiguous: one token took over a second")
+        self._chooser.accept(token)
+        self._rule.accept(token)
+        return token
+
+    def close(self) -> None:
+        self._chooser.close()
+        self._rule.close()
+
+    def _fits(self, token: int) -> bool:
+        return not self._hidden[token] and self._rule.allows(token)
+
+    def _among_those_that_fit(self, logits: Floats) -> int:
+        masked = self._rule.mask(logits)
+        masked[self._hidden] = -np.inf
+        if not (masked > -np.inf).any():
+            raise NothingFits("the model has no token with which its grammar could go on")
+        token = self._chooser.choose(masked)
+        # A sampler's rounding can pick what has no probability; the grammar must never see it.
+        return token if self._fits(token) else int(masked.argmax())
