@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from backends.engine.echo import Echo, Reading
 from backends.engine.logprobs import Entry
 from backends.engine.protocol import Output
 from backends.engine.tools import FAMILIES
@@ -14,24 +15,43 @@ from gateway.core.events import Event, Finish, TextDelta
 
 
 class Answer:
-    """Fed with one sequence's outputs. `family` is the format of its calls, "" for text only;
-    `echo` comes before everything else.
+    """Fed with one sequence's outputs. `family` is the format of its calls, "" for text only.
+
+    `logprobs`: whether the client wants those that the outputs have.
     """
 
-    def __init__(self, choice: int, family: str, echo: str) -> None:
+    def __init__(
+        self, choice: int, *, family: str, echo: Echo, reading: Reading, logprobs: bool
+    ) -> None:
         self._choice = choice
         self._parser = CallParser(FAMILIES[family]) if family else None
         self._echo = echo
+        self._reading = reading
+        self._wants = logprobs
+        self._begun = False
         # What no text has carried yet: the parser may hold a step's text back for a while.
         self._tokens = 0
         self._logprobs: tuple[TokenLogprob, ...] = ()
 
     def events(self, output: Output) -> Iterator[Event]:
-        if self._echo:
-            yield TextDelta(text=self._echo, choice=self._choice)
-            self._echo = ""
+        if output.prompt:
+            text, entries = self._reading.clean(output.text.decode(), output.logprobs)
+            self._keep(entries)
+            if text or self._logprobs:
+                yield self._charged(TextDelta(text=text, choice=self._choice))
+            return
+        if self._echo.scored and self._echo.only:
+            if output.finish is not None:
+                yield Finish(reason="length", choice=self._choice)
+            return
+        yield from self._answer(output)
+
+    def _answer(self, output: Output) -> Iterator[Event]:
+        if not self._begun and self._echo.text and not self._echo.scored:
+            yield TextDelta(text=self._echo.text, choice=self._choice)
+        self._begun = True
         self._tokens += len(output.tokens)
-        self._logprobs += tuple(map(_logprob, output.logprobs))
+        self._keep(output.logprobs)
         for delta in self._deltas(output):
             yield self._charged(delta) if isinstance(delta, TextDelta) else delta
         if output.finish is None:
@@ -41,6 +61,10 @@ class Answer:
         called = self._parser is not None and self._parser.calls and output.finish == "stop"
         yield Finish(reason="tool_calls" if called else output.finish, choice=self._choice)
 
+    def _keep(self, entries: tuple[Entry, ...]) -> None:
+        if self._wants:
+            self._logprobs += tuple(map(_logprob, entries))
+
     def _charged(self, delta: TextDelta) -> TextDelta:
         charged = replace(delta, tokens=self._tokens, logprobs=self._logprobs)
         self._tokens, self._logprobs = 0, ()
@@ -49,7 +73,7 @@ class Answer:
     def _deltas(self, output: Output) -> list[Delta]:
         text = output.text.decode()
         if self._parser is None:
-            whole = text or output.logprobs
+            whole = text or self._logprobs
             return [TextDelta(text=text, choice=self._choice)] if whole else []
         deltas = self._parser.feed(text)
         if output.finish is not None:

@@ -19,6 +19,7 @@ from backends.engine import choices, gguf
 from backends.engine.answer import Answer
 from backends.engine.client import Engine
 from backends.engine.conversation import turn
+from backends.engine.echo import Echo, Reading
 from backends.engine.prompts import Guide, Prompts, Vocabulary
 from backends.engine.protocol import Job, Output, Role, SamplerSettings
 from backends.engine.settings import EngineSettings, default_threads
@@ -265,33 +266,54 @@ class LlamaCppBackend:
         return await self.prompts.guide(**guiding_fields(request))
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncGenerator[Event, None]:
-        echo = _echo(request)
-        count = choices.wanted(request)
+        echo = Echo.of(request, strict=self._options.strict)
+        count, of = choices.wanted(request)
         guide = await self.guide(request)
         prompt, cut = await self._prepared(request)
-        if request.sampling.max_tokens == 0:
-            if echo:
-                yield TextDelta(text=echo)
+        if request.sampling.max_tokens == 0 and not echo.scored:
+            if echo.text:
+                yield TextDelta(text=echo.text)
             yield Finish(reason="length")
             yield UsageReport(usage=Usage(prompt_tokens=len(prompt), cut_tokens=cut))
             return
         job = self.job(request, prompt, tenant=call.tenant, guide=guide)
-        asked = choices.jobs(job, count)
-        answers = [Answer(i, guide.family, echo) for i in range(count)]
-        ended: dict[int, Output] = {}
+        asked = choices.jobs(echo.job(job), of, ranked=of > count)
+        answers = [self._answer(request, i, guide, echo, prompt) for i in range(count)]
+        held: list[list[Output]] = [[] for _ in asked]
+        completed = cached = 0
         async with aclosing(choices.outputs(self.engine, asked)) as outputs:
             async for choice, output in outputs:
+                if output.finish is not None:
+                    completed += output.completion_tokens
+                    cached = output.cached_tokens if choice == 0 else cached
+                if of > count:
+                    held[choice].append(output)
+                    continue
                 for event in answers[choice].events(output):
                     yield event
-                if output.finish is not None:
-                    ended[choice] = output
+        for answer, best in zip(answers, choices.best(held), strict=False):
+            for event in (event for output in best for event in answer.events(output)):
+                yield event
         usage = Usage(
             prompt_tokens=len(prompt),
-            completion_tokens=sum(output.completion_tokens for output in ended.values()),
-            cached_tokens=ended[0].cached_tokens,
+            completion_tokens=0 if echo.only else completed,
+            cached_tokens=cached,
             cut_tokens=cut,
         )
         yield UsageReport(usage=usage)
+
+    def _answer(
+        self, request: ChatRequest, choice: int, guide: Guide, echo: Echo, prompt: tuple[int, ...]
+    ) -> Answer:
+        facts = self.prompts.vocabulary
+        begun = facts is not None and prompt[0] == facts.bos
+        return Answer(
+            choice,
+            family=guide.family,
+            echo=echo,
+            reading=Reading(echo, ids=isinstance(request.prompt, tuple), begun=begun),
+            logprobs=request.sampling.logprobs is not None,
+        )
 
     async def count(self, request: ChatRequest) -> int | None:
         return self._hopeless(request) or len(await self.prompt(request))
@@ -335,6 +357,7 @@ class LlamaCppBackend:
             logit_bias=sampling.logit_bias,
             ignore_eos=sampling.ignore_eos,
             min_tokens=sampling.min_tokens,
+            infill=sampling.infill,
         )
 
     def _check_biases(self, request: ChatRequest) -> None:
@@ -404,17 +427,6 @@ def _or(value: _Number | None, usual: _Number) -> _Number:
     return usual if value is None else value
 
 
-def _echo(request: ChatRequest) -> str:
-    """The prompt's text, if the answer shall begin with it. Raises InvalidRequest."""
-    if Feature.ECHO not in request.features:
-        return ""
-    if isinstance(request.prompt, tuple) or request.suffix is not None:
-        raise InvalidRequest("only a prompt given as text can be echoed here", param="echo")
-    if request.sampling.logprobs is not None:
-        raise InvalidRequest("no log-probabilities of an echoed prompt here", param="echo")
-    return request.prompt
-
-
 def offered_tools(request: ChatRequest) -> Sequence[Any]:
     """The tools that the model is to hear of."""
     if Feature.TOOLS not in request.features or request.body.get("tool_choice") == "none":
@@ -448,7 +460,7 @@ def _session(request: ChatRequest) -> str:
     """An editor's session, if it names one; a request of several choices is of none, since each
     choice is a job and the newest alone would be left."""
     named = request.extra.get("session_id")
-    return named if isinstance(named, str) and choices.wanted(request) == 1 else ""
+    return named if isinstance(named, str) and choices.wanted(request)[1] == 1 else ""
 
 
 def _digest(paths: tuple[Path, ...]) -> str:

@@ -8,30 +8,57 @@ not offered there.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
 from backends.engine.client import Engine, Sequence
 from backends.engine.protocol import Job, Output
 from gateway.core.chat import ChatRequest
-from gateway.core.errors import Unsupported
+from gateway.core.errors import InvalidRequest
 
 
-def wanted(request: ChatRequest) -> int:
-    """How many choices a request asks for. Raises Unsupported for those to be chosen among."""
+def wanted(request: ChatRequest) -> tuple[int, int]:
+    """How many choices a request asks for, and of how many these are to be the best.
+
+    Raises InvalidRequest.
+    """
     count: int = request.body.get("n") or request.body.get("n_cmpl") or 1
-    if (request.body.get("best_of") or count) != count:
-        raise Unsupported("the local engine returns every choice it makes", param="best_of")
-    return count
+    of: int = request.body.get("best_of") or count
+    if of < count:
+        raise InvalidRequest(f"'best_of' must be at least 'n', {count}.", param="best_of")
+    if of > count and request.stream:
+        raise InvalidRequest("The best of several answers cannot be streamed.", param="best_of")
+    return count, of
 
 
-def jobs(job: Job, count: int) -> list[Job]:
-    """One for each choice. Seeds differ, or all choices of a seeded request would be the same."""
+def jobs(job: Job, count: int, *, ranked: bool = False) -> list[Job]:
+    """One for each choice. Seeds differ, or all choices of a seeded request would be the same.
+
+    `ranked`: their log-probabilities will be needed.
+    """
     seed = job.sampler.seed
+    job = replace(job, logprobs=job.logprobs or 0) if ranked else job
     return [
         replace(job, sampler=replace(job.sampler, seed=None if seed is None else seed + i))
         for i in range(count)
     ]
+
+
+def best(held: list[list[Output]]) -> list[list[Output]]:
+    """Ended sequences, best first: by the mean log-probability of the answer's tokens."""
+
+    def mean(outputs: list[Output]) -> float:
+        scores = [
+            logprob
+            for output in outputs
+            if not output.prompt
+            for _, logprob, _ in output.logprobs
+            if logprob is not None
+        ]
+        return sum(scores) / len(scores) if scores else -math.inf
+
+    return sorted(held, key=mean, reverse=True)
 
 
 async def outputs(engine: Engine, asked: list[Job]) -> AsyncGenerator[tuple[int, Output], None]:

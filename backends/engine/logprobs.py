@@ -9,8 +9,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-Entry: TypeAlias = tuple[bytes, float, tuple[tuple[bytes, float], ...]]
-"""A token's bytes, its log-probability, and the likeliest tokens in its place, best first."""
+Entry: TypeAlias = tuple[bytes, float | None, tuple[tuple[bytes, float], ...]]
+"""A token's bytes, its log-probability, and the likeliest tokens in its place, best first.
+
+The log-probability is None where there is none: of a text's first token.
+"""
 
 
 def entry(row: NDArray[np.float32], token: int, top: int, name: Callable[[int], bytes]) -> Entry:
@@ -40,6 +43,10 @@ class Trail:
     def add(self, row: NDArray[np.float32], token: int, end: int) -> None:
         """`end`: how many bytes the answer has with this token."""
         self._waiting.append((end, entry(row, token, self._top, self._name)))
+
+    def first(self, token: int, end: int) -> None:
+        """A token that nothing came before."""
+        self._waiting.append((end, (self._name(token), None, ())))
 
     def take(self, shown: int) -> tuple[Entry, ...]:
         """The entries of tokens that lie wholly in the first `shown` bytes."""

@@ -303,7 +303,7 @@ class ChainSampler:
     @classmethod
     def _parts(cls, settings: SamplerSettings, model: Model, prompt: tuple[int, ...]) -> list[Any]:
         parts = cls._penalties(settings, model, prompt)
-        if settings.temperature <= 0:
+        if settings.temperature <= 0 and not settings.infill:
             return [*parts, C.llama_sampler_init_greedy()]
         if settings.top_k > 0:
             parts.append(C.llama_sampler_init_top_k(settings.top_k))
@@ -315,6 +315,10 @@ class ChainSampler:
             parts.append(C.llama_sampler_init_top_p(settings.top_p, 1))
         if settings.min_p > 0:
             parts.append(C.llama_sampler_init_min_p(settings.min_p, 1))
+        if settings.infill:
+            parts.append(C.llama_sampler_init_infill(model.vocab))
+        if settings.temperature <= 0:
+            return [*parts, C.llama_sampler_init_greedy()]
         seed = settings.seed if settings.seed is not None else random.getrandbits(31)
         parts.append(C.llama_sampler_init_temp(settings.temperature))
         parts.append(C.llama_sampler_init_dist(seed & 0xFFFFFFFF))

@@ -63,7 +63,8 @@ class SamplerSettings:
     Frequency and presence penalties look at the answer only, as OpenAI's do; the repeat penalty and
     DRY at the prompt too, as llama.cpp's do, so many tokens back (-1: all). `logit_bias` is pairs
     of token id and bias. `ignore_eos` bans every token that ends an answer, `min_tokens` until the
-    answer has so many; stop strings still end it.
+    answer has so many; stop strings still end it. `infill` is llama.cpp's sampler for holes: tokens
+    that begin alike count as the shortest of them, and an unsure model ends.
     """
 
     temperature: float = 0.0
@@ -83,6 +84,7 @@ class SamplerSettings:
     logit_bias: tuple[tuple[int, float], ...] = ()
     ignore_eos: bool = False
     min_tokens: int = 0
+    infill: bool = False
 
     @property
     def plain(self) -> bool:
@@ -95,6 +97,7 @@ class SamplerSettings:
             or self.logit_bias
             or self.ignore_eos
             or self.min_tokens
+            or self.infill
         )
 
 
@@ -109,7 +112,8 @@ class Job:
     `deadline`: seconds from now after which a job still waiting is dropped. `session`: of the
     priority-0 jobs of one tenant's session only the newest goes on; the older ones end, superseded.
     `grammar`: GBNF that the whole answer fits, "" for none; its root rule is `root`. `shown`:
-    control tokens whose spelling is part of the answer's text.
+    control tokens whose spelling is part of the answer's text. `scored`: the prompt's tokens come
+    back too, as text with log-probabilities, before the answer (not with `strict`).
     """
 
     id: int
@@ -127,6 +131,7 @@ class Job:
     session: str = ""
     grammar: str = ""
     shown: tuple[int, ...] = ()
+    scored: bool = False
 
     def pack(self) -> Wire:
         return {"op": "submit", **asdict(self)}
@@ -154,6 +159,7 @@ class Output:
     once: stop, length, cancelled or error (then `error` says why: one of the words below, a colon,
     and a sentence). `completion_tokens` counts all tokens so far, the ending one included.
     `logprobs` are of the tokens that end in `text`: those that a stop string cuts have none.
+    `prompt` marks the text of a scored job's prompt, which is not the answer's.
     """
 
     id: int
@@ -171,6 +177,7 @@ class Output:
     completion_tokens: int = 0
     logprobs: tuple[logprobs.Entry, ...] = ()
     retry_after: float | None = None
+    prompt: bool = False
 
     def pack(self) -> list[Any]:
         """Positional, since there is one for every token."""

@@ -49,6 +49,7 @@ from backends.engine.protocol import (
     Output,
     Source,
 )
+from backends.engine.scored import ScoredPrompt
 from backends.engine.text import TextStream
 from backends.engine.waiting import DrainRate, Waiting
 
@@ -111,7 +112,8 @@ class Limits:
     forget). `chunk` is how much of prompts a step takes while others generate, and the chunk of
     strict prompts. `cached` bounds the ended sequences that stay in their cells (0: none), and
     `reuse` is the shortest beginning worth sharing. `optimism` is the share of `max_tokens` that an
-    admission reserves; strict sequences, which cannot be parked, reserve all.
+    admission reserves; strict sequences, which cannot be parked, reserve all. `scores` bounds the
+    rows of a scored prompt in one decode, each of which has its logits.
     """
 
     context: int
@@ -124,6 +126,7 @@ class Limits:
     cached: int = 0
     reuse: int = 16
     optimism: float = 1.0
+    scores: int = 8
 
 
 GROWTH = 32
@@ -143,6 +146,7 @@ class Slot:
     inbox: Inbox | None = None
     lead: Lead | None = None
     trail: Trail | None = None
+    scored: ScoredPrompt | None = None
     fed: int = 0
     paused: bool = False
     reused: int = 0
@@ -172,6 +176,7 @@ class Rows:
     """One slot's part of a batch: known tokens, then a draft to verify, then padding.
 
     `samples`: the known rows reach the sequence's end, so the next token is sampled after them.
+    `scored`: they are of a prompt that is read back.
     """
 
     slot: Slot
@@ -179,6 +184,7 @@ class Rows:
     draft: list[int] = field(default_factory=list)
     samples: bool = True
     pad: bool = False
+    scored: bool = False
 
     @property
     def width(self) -> int:
@@ -186,6 +192,8 @@ class Rows:
 
     @property
     def outputs(self) -> int:
+        if self.scored:
+            return len(self.known)
         return len(self.draft) + 1 if self.samples else 0
 
 
@@ -345,6 +353,8 @@ class Scheduler:
             return f"{INVALID}: token ids are 0 to {vocab - 1}"
         if job.role != "generate" and not limits.verify:
             return f"{INVALID}: sequences of this model cannot be rewound, so it cannot speculate"
+        if job.scored and job.strict:
+            return f"{INVALID}: the prompt of a strict sequence is not scored"
         need = self._need(job)
         if need > limits.context or need > limits.cells:
             return f"{TOO_LONG}: {need} tokens, the context has {limits.context}"
@@ -406,7 +416,7 @@ class Scheduler:
     def _hold(self, job: Job) -> bool:
         """Whether most of a prompt is being computed for another: then it waits for that, and the
         choices of one request, or an agent's parallel questions, cost one prompt."""
-        if not self._limits.cached or job.strict:
+        if not self._limits.cached or job.strict or job.scored:
             return False
         usable = len(job.tokens) - 1
         least = max(self._limits.reuse, usable // 2)
@@ -445,6 +455,11 @@ class Scheduler:
                 inbox=Inbox(self._engine.vocab) if job.role == "target" else None,
                 lead=Lead(self._engine.vocab) if job.role == "draft" else None,
                 trail=None if job.logprobs is None else Trail(job.logprobs, self._engine.spelling),
+                scored=(
+                    ScoredPrompt(job.tokens, job.logprobs or 0, self._engine.spelling)
+                    if job.scored
+                    else None
+                ),
             )
         self._place(slot)
         self._slots[slot.job.id] = slot
@@ -479,7 +494,7 @@ class Scheduler:
 
     def _match(self, slot: Slot) -> tuple[int, int | None]:
         """What need not be computed again. The last token always is: its logits are gone."""
-        if not self._limits.cached or slot.job.strict:
+        if not self._limits.cached or slot.job.strict or slot.job.scored:
             return 0, None
         self.stats.prefix_lookups += 1
         matched, owner = self._prefixes.match(slot.job.tenant, slot.tokens[:-1])
@@ -577,10 +592,12 @@ class Scheduler:
         """The step's batches: each strict sequence's own, and one for all others."""
         limits = self._limits
         eligible = sorted(self._eligible(), key=lambda s: (s.job.priority, s.job.id))
+        alone = [[self._strict_rows(slot)] for slot in eligible if slot.job.strict]
+        alone += [[self._scored_rows(slot)] for slot in eligible if self._scoring(slot)]
+        eligible = [slot for slot in eligible if not self._scoring(slot)]
         few = max(1, limits.verify)  # as many rows as a verification are no prompt
         decoding = [slot for slot in eligible if slot.due <= few]
         prompts = [slot for slot in eligible if slot.due > few]
-        alone = [[self._strict_rows(slot)] for slot in eligible if slot.job.strict]
         shared = [self._decode_rows(slot) for slot in decoding if not slot.job.strict]
         room = limits.batch - sum(rows.width for rows in shared)
         budget = min(room, limits.chunk if decoding else limits.batch)
@@ -603,6 +620,15 @@ class Scheduler:
         left = slot.job.max_tokens - slot.generated - 1
         return slot.inbox.take(slot.generated, min(self._limits.verify, left))
 
+    @staticmethod
+    def _scoring(slot: Slot) -> bool:
+        return slot.scored is not None and slot.fed < slot.prompt
+
+    def _scored_rows(self, slot: Slot) -> Rows:
+        end = min(slot.prompt, slot.fed + self._limits.scores)
+        known = slot.tokens[slot.fed : end]
+        return Rows(slot=slot, known=known, samples=len(known) == slot.due, scored=True)
+
     def _strict_rows(self, slot: Slot) -> Rows:
         known = slot.tokens[slot.fed : slot.fed + self._limits.chunk]
         draft = self._draft_of(slot)
@@ -621,7 +647,7 @@ class Scheduler:
             tokens += line
             positions += range(start, start + len(line))
             sequences += [rows.slot.sequence] * len(line)
-            first = len(rows.known) - 1
+            first = 0 if rows.scored else len(rows.known) - 1
             wanted += [rows.outputs > 0 and 0 <= i - first < rows.outputs for i in range(len(line))]
         try:
             logits = self._engine.decode(tokens, positions, sequences, wanted)
@@ -650,7 +676,11 @@ class Scheduler:
         else:
             self.stats.decode_rows += len(rows.known)
         self.stats.draft_rows += len(rows.draft)
-        if rows.outputs:
+        if rows.scored and slot.scored is not None:
+            text, entries = slot.scored.read(before, logits)
+            self._news.append(Output(id=slot.job.id, text=text, logprobs=entries, prompt=True))
+            logits, greedy = logits[-1:], greedy[-1:]
+        if rows.samples:
             if slot.lead is not None:
                 self._lead(slot, slot.lead, greedy[0])
             else:

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,20 +125,21 @@ def load(settings: EngineSettings) -> tuple[native.Model, native.Context, Limits
     # Strict results need the first (design.md), so there a part must hold a whole context.
     padded = -(-limits.context // 256) * 256
     cells = padded * slots if settings.strict else max(limits.cells, padded)
+    # llama.cpp reserves a row of logits for each sequence, and aborts where it may not.
+    outputs = max(slots * (limits.verify + 1), slots + limits.cached)
     context = native.Context(
         model,
         cells=cells,
         sequences=slots + limits.cached,
         batch=settings.batch,
-        # llama.cpp reserves a row of logits for each sequence, and aborts where it may not.
-        outputs=max(slots * (limits.verify + 1), slots + limits.cached),
+        outputs=outputs,
         threads=settings.threads,
         flash_attention=settings.flash_attention,
         unified=not settings.strict,
         offload=settings.gpu_layers > 0,
         kv=settings.kv,
     )
-    return model, context, limits
+    return model, context, replace(limits, scores=min(outputs, limits.batch))
 
 
 def _require_kv(settings: EngineSettings) -> None:

@@ -91,7 +91,8 @@ class Sampling:
 
     `repeat_last_n` and `dry_penalty_last_n` are in tokens, prompt included; -1 is all of them.
     `logit_bias` pairs a token id with what is added to its logit. `logprobs` asks for the tokens'
-    log-probabilities, with so many of the likeliest beside each; None asks for none.
+    log-probabilities, with so many of the likeliest beside each; None asks for none. `infill` asks
+    for llama.cpp's sampler for holes in a text.
     """
 
     max_tokens: int | None = None
@@ -114,6 +115,7 @@ class Sampling:
     ignore_eos: bool = False
     min_tokens: int = 0
     logprobs: int | None = None
+    infill: bool = False
 
     @property
     def greedy(self) -> bool:
@@ -195,12 +197,13 @@ class ToolCall:
 class TokenLogprob:
     """A token of an answer and its natural log-probability, with the likeliest in its place.
 
-    Of the model's distribution as it is, before temperature, penalties and biases. `data` is the
-    token's bytes, which need not be whole characters; `top` is in falling order, without tops.
+    Of the model's distribution as it is, before temperature, penalties and biases; None for the
+    first token of an echoed prompt, which follows nothing. `data` is the token's bytes, which need
+    not be whole characters; `top` is in falling order, without tops.
     """
 
     data: bytes
-    logprob: float
+    logprob: float | None
     top: tuple[TokenLogprob, ...] = ()
 
     @property

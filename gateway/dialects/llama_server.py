@@ -24,7 +24,7 @@ DEFAULT_MODEL = "auto"
 DEFAULT_PREDICT = 128
 READ = frozenset(
     "model input_prefix input_suffix input_extra prompt n_predict temperature top_k top_p min_p "
-    "seed stop stream response_fields n_cmpl".split()
+    "seed stop stream response_fields n_cmpl samplers".split()
 )
 _STOP_TYPES = {"stop": "eos", "length": "limit"}
 
@@ -61,6 +61,7 @@ class Infill:
                 min_p=fields.number(body, "min_p", 0, 1),
                 seed=fields.integer(body, "seed", -(2**63)),
                 stop=fields.strings(body, "stop", at_most=shapes.MAX_STOPS),
+                infill="infill" in fields.strings(body, "samplers", at_most=32),
             ),
             stream=fields.boolean(body, "stream"),
             include_usage=True,

@@ -227,9 +227,41 @@ def test_legacy_logprobs_and_echo(client: OpenAI) -> None:
     assert offsets == columns.text_offset
     echoed = client.completions.create(**asked, echo=True).choices[0]
     assert echoed.text == "Tandem is" + choice.text
-    with pytest.raises(openai.BadRequestError) as caught:
-        client.completions.create(**asked, echo=True, logprobs=1)
-    assert caught.value.param == "echo"
+    scored = client.completions.create(**asked, echo=True, logprobs=1).choices[0]
+    assert scored.text == echoed.text
+    columns = scored.logprobs
+    assert columns is not None and columns.token_logprobs[0] is None
+    for token, at in zip(columns.tokens, columns.text_offset, strict=True):
+        assert scored.text[at:].startswith(token)
+    only = client.completions.create(**{**asked, "max_tokens": 0}, echo=True, logprobs=1)
+    assert only.choices[0].text == "Tandem is"
+    assert only.choices[0].logprobs is not None
+    count = len(only.choices[0].logprobs.tokens)
+    assert only.choices[0].logprobs.token_logprobs == columns.token_logprobs[:count]
+    assert only.usage is not None
+    assert (only.usage.prompt_tokens, only.usage.completion_tokens) == (count, 0)
+
+
+def test_best_of(client: OpenAI) -> None:
+    """Of several answers the likeliest comes back; all of them are counted and none is streamed."""
+    asked = {"model": "tandem-demo-draft", "prompt": "Tandem is", "max_tokens": 6, "seed": 4}
+    every = client.completions.create(**asked, n=4, logprobs=0)
+    best = client.completions.create(**asked, best_of=4)
+
+    def mean(choice: openai.types.CompletionChoice) -> float:
+        assert choice.logprobs is not None and choice.logprobs.token_logprobs
+        scores = choice.logprobs.token_logprobs
+        return sum(scores) / len(scores)
+
+    (chosen,) = best.choices
+    assert chosen.logprobs is None and chosen.index == 0
+    assert chosen.text == max(every.choices, key=mean).text
+    assert best.usage is not None and every.usage is not None
+    assert best.usage.completion_tokens == every.usage.completion_tokens
+    for wrong in ({"best_of": 2, "n": 3}, {"best_of": 2, "stream": True}):
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.completions.create(**asked, **wrong)
+        assert caught.value.param == "best_of"
 
 
 def test_a_bias_outside_the_vocabulary_is_refused(client: OpenAI) -> None:
