@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import importlib.util
 import logging
+import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -23,6 +24,7 @@ from backends.engine.echo import Echo, Reading
 from backends.engine.prompts import Guide, Prompts, Vocabulary
 from backends.engine.protocol import Job, Output, Role, SamplerSettings
 from backends.engine.settings import EngineSettings, default_threads
+from backends.engine.snapshots import shared_memory
 from gateway.core.chat import ChatRequest, Endpoint, Feature, Usage
 from gateway.core.errors import ContextExceeded, EngineFailed, InvalidRequest, Unsupported
 from gateway.core.events import Event, Finish, TextDelta, UsageReport
@@ -77,7 +79,9 @@ class LlamaCppOptions(Options):
     tokenizing of one prompt. `kv` is the type of the KV cells: q8_0 takes 0.53 of f16's memory,
     q4_0 0.28; both need flash attention and a head size that is a multiple of 32.
     `raw_grammars`: whether clients may send GBNF of their own; a hostile
-    one can hold the worker for seconds, everyone's.
+    one can hold the worker for seconds, everyone's. `snapshot_mib` is RAM for
+    conversations that had to leave the KV cells, so that their next turn need not be computed from
+    its beginning (0: none; strict models keep none).
     """
 
     model: str
@@ -93,6 +97,7 @@ class LlamaCppOptions(Options):
     queue: int = Field(default=64, ge=1)
     prepare_s: float = Field(default=2.0, gt=0)
     raw_grammars: bool = True
+    snapshot_mib: int = Field(default=0, ge=0)
 
 
 class LlamaCppBackend:
@@ -121,6 +126,7 @@ class LlamaCppBackend:
             kv=options.kv,
             gpu_layers=options.gpu_layers,
         )
+        self._snapshots = -1
         self.engine = Engine(self._settings, name=name)
         self._upstream = Upstream(
             name=name,
@@ -182,7 +188,8 @@ class LlamaCppBackend:
                 context,
                 facts.trained,
             )
-        self.engine = Engine(replace(self._settings, context=context), name=self._upstream.name)
+        settings = replace(self._settings, context=context, snapshots=self._shelf())
+        self.engine = Engine(settings, name=self._upstream.name)
         self._detail = ""
         _, revision = await asyncio.gather(
             self.engine.start(), asyncio.to_thread(_digest, head.paths)
@@ -328,6 +335,15 @@ class LlamaCppBackend:
     async def aclose(self) -> None:
         await self.engine.aclose()
         await self.prompts.aclose()
+        if self._snapshots >= 0:
+            os.close(self._snapshots)
+            self._snapshots = -1
+
+    def _shelf(self) -> int:
+        """The memory for snapshots: one for all workers that this model will have."""
+        if self._options.snapshot_mib and self._snapshots < 0:
+            self._snapshots = shared_memory(self._options.snapshot_mib << 20)
+        return self._snapshots
 
     def _require_started(self) -> None:
         if self._detail:

@@ -182,6 +182,7 @@ class Engine:
 
     async def start(self) -> None:
         """Start the worker and wait for its first try to end well or badly; `ready` says which."""
+        self._settled.clear()
         self._keeper = asyncio.create_task(self._keep(), name=f"{self._name}: supervisor")
         await self._settled.wait()
 
@@ -266,8 +267,9 @@ class Engine:
             "OMP_NUM_THREADS": str(self._settings.threads),
         }
         argument = self._settings.json()
+        shared = (self._settings.snapshots,) if self._settings.snapshots >= 0 else ()
         try:
-            child = await Child.spawn("backends.engine.worker", argument, environment)
+            child = await Child.spawn("backends.engine.worker", argument, environment, shared)
         except OSError as error:
             return f"it could not be started: {error.strerror}"
         grace = 0.0

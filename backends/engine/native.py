@@ -257,6 +257,18 @@ class Context:
         """Share the cells of positions below `end`. Unified cells only: split ones would abort."""
         C.llama_memory_seq_cp(self._memory, source, target, 0, end)
 
+    def state(self, sequence: int) -> memoryview:
+        """All that a sequence's cells hold, as llama.cpp writes it."""
+        size = C.llama_state_seq_get_size(self._context, sequence)
+        held = np.empty(size, np.uint8)
+        size = C.llama_state_seq_get_data(self._context, _bytes(held), size, sequence)
+        return held.data[:size]
+
+    def restore(self, sequence: int, state: memoryview) -> bool:
+        """Fill an empty sequence. False, and it is empty, if the cells have no room for it."""
+        held = np.frombuffer(state, np.uint8)
+        return bool(C.llama_state_seq_set_data(self._context, _bytes(held), len(held), sequence))
+
     def last(self, sequence: int) -> int:
         """The highest position that a sequence holds, -1 if it holds nothing."""
         return int(C.llama_memory_seq_pos_max(self._memory, sequence))
@@ -265,6 +277,10 @@ class Context:
         if self._context:
             C.llama_free(self._context)
             self._context = None
+
+
+def _bytes(array: NDArray[np.uint8]) -> Any:
+    return array.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
 PENALTY_WINDOW = 1 << 16

@@ -52,6 +52,10 @@ class PrefixCache:
     def length(self, sequence: int) -> int:
         return len(self._held[sequence][1])
 
+    def line(self, sequence: int) -> tuple[str, tuple[int, ...]]:
+        """(tenant, tokens)"""
+        return self._held[sequence]
+
     def put(self, sequence: int, tenant: str, tokens: Sequence[int], *, idle: bool) -> None:
         """A sequence holds these tokens now, whatever it held before."""
         self.drop(sequence)
@@ -132,6 +136,10 @@ class PrefixCache:
             if self._held[sequence][0] == tenant
             and line[: self.length(sequence)] == self._held[sequence][1]
         ]
+
+    def idlers(self) -> list[int]:
+        """Idle sequences, oldest use first."""
+        return list(self._idle)
 
     def oldest(self, *, but: int | None = None) -> int | None:
         """The idle sequence to evict next."""

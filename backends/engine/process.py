@@ -73,8 +73,17 @@ class Child:
         self._listening = asyncio.create_task(self._listen())
 
     @classmethod
-    async def spawn(cls, module: str, argument: str, environment: Mapping[str, str]) -> Child:
-        """Start it. To be called from the main thread: the kernel's net hangs on the thread."""
+    async def spawn(
+        cls,
+        module: str,
+        argument: str,
+        environment: Mapping[str, str],
+        shared: tuple[int, ...] = (),
+    ) -> Child:
+        """Start it. To be called from the main thread: the kernel's net hangs on the thread.
+
+        `shared`: descriptors that it inherits under the same numbers.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
             reader, writer = await asyncio.open_connection(sock=ours)
@@ -88,7 +97,7 @@ class Child:
                     "--parent",
                     str(os.getpid()),
                     argument,
-                    pass_fds=(theirs.fileno(),),
+                    pass_fds=(theirs.fileno(), *shared),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
                     stderr=asyncio.subprocess.PIPE,

@@ -14,7 +14,8 @@ longer fit, the youngest of the lowest class is parked: it gives its cells up, k
 its sampler, and is fed again from the start when there is room for all of it. So a decode never
 runs out of cells. The queue's order is waiting.py's; a small request does not overtake the next.
 
-What has ended stays in its cells while nobody needs them, for whoever begins alike (prefix.py).
+What has ended stays in its cells while nobody needs them, for whoever begins alike (prefix.py);
+after that, if there is memory for it, as a snapshot (snapshots.py).
 
 `strict` sequences are decoded alone, never in a batch of one row, their prompts in chunks whose
 borders depend on nothing but the prompt. Why each of that is needed: design.md.
@@ -50,6 +51,7 @@ from backends.engine.protocol import (
     Source,
 )
 from backends.engine.scored import ScoredPrompt
+from backends.engine.snapshots import MARGIN, Snapshot, Snapshots
 from backends.engine.text import TextStream
 from backends.engine.waiting import DrainRate, Waiting
 
@@ -102,6 +104,12 @@ class Decoder(Protocol):
         """The same, but control tokens have theirs."""
 
     def ends(self, token: int) -> bool: ...
+
+    def save(self, sequence: int) -> memoryview:
+        """All that a sequence's cells hold."""
+
+    def load(self, sequence: int, state: memoryview) -> bool:
+        """Fill an empty sequence with what `save` gave; False, and still empty, without room."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,17 +227,25 @@ class Stats:
     preemptions: int = 0
     expired: int = 0
     superseded: int = 0
+    snapshots_saved: int = 0
+    snapshots_restored: int = 0
+    snapshot_tokens: int = 0
 
 
 class Scheduler:
     """Owns the sequences. All calls come from one thread."""
 
     def __init__(
-        self, engine: Decoder, limits: Limits, clock: Callable[[], float] = time.monotonic
+        self,
+        engine: Decoder,
+        limits: Limits,
+        clock: Callable[[], float] = time.monotonic,
+        snapshots: Snapshots | None = None,
     ) -> None:
         self._engine = engine
         self._limits = limits
         self._clock = clock
+        self._snapshots = snapshots
         self._queue = Waiting()
         self._drain = DrainRate()
         self._slots: dict[int, Slot] = {}
@@ -343,6 +359,11 @@ class Scheduler:
         self.stats.steps += bool(batches)
         news, self._news = self._news, []
         return news
+
+    def shelve(self) -> None:
+        """Before the end: a snapshot of everything that is idle, the last used last."""
+        for sequence in self._prefixes.idlers():
+            self._keep(sequence)
 
     def _refusal(self, job: Job) -> str | None:
         limits = self._limits
@@ -467,6 +488,9 @@ class Scheduler:
     def _place(self, slot: Slot) -> None:
         """Give it a sequence: one whose beginning it shares, or an empty one."""
         matched, owner = self._match(slot)
+        snapshot = self._snapshot(slot, matched)
+        if snapshot is not None:
+            owner = None
         cells = self._limits.cells - self.reserved - slot.reserved
         if owner is not None and self._prefixes.idle(owner):
             length = self._prefixes.length(owner)
@@ -488,6 +512,8 @@ class Scheduler:
             if owner is not None:
                 self._engine.copy(owner, slot.sequence, matched)
                 slot.fed = matched
+            elif snapshot is not None:
+                slot.fed = self._restore(slot, snapshot)
         if not slot.parked:
             slot.reused = slot.fed
         slot.parked = False
@@ -507,10 +533,39 @@ class Scheduler:
         self.stats.prefix_tokens += matched
         return matched, owner
 
+    def _snapshot(self, slot: Slot, resident: int) -> Snapshot | None:
+        """One that begins like a prompt for much longer than what is in the cells."""
+        if self._snapshots is None or slot.job.strict or slot.job.scored:
+            return None
+        same, found = self._snapshots.match(slot.job.tenant, slot.tokens[:-1])
+        return found if same >= resident + MARGIN else None
+
+    def _restore(self, slot: Slot, snapshot: Snapshot) -> int:
+        """Tokens that a sequence has in its cells now. Evictions may have overwritten it."""
+        assert self._snapshots is not None
+        room = self._limits.cells - self.reserved - self._prefixes.cells
+        if snapshot not in self._snapshots or len(snapshot.tokens) > room:
+            return 0
+        with self._snapshots.state(snapshot) as state:
+            if not self._engine.load(slot.sequence, state):
+                return 0
+        same = common(snapshot.tokens, tuple(slot.tokens[:-1]))
+        self._engine.remove(slot.sequence, same)
+        self.stats.snapshots_restored += 1
+        self.stats.snapshot_tokens += same
+        return same
+
+    def _keep(self, sequence: int) -> None:
+        tenant, tokens = self._prefixes.line(sequence)
+        if self._snapshots is not None and len(tokens) >= MARGIN:
+            with self._engine.save(sequence) as state:
+                self.stats.snapshots_saved += self._snapshots.put(tenant, tokens, state)
+
     def _evict(self, *, but: int | None = None) -> None:
         sequence = self._prefixes.oldest(but=but)
         assert sequence is not None, "the ledger counts cells that nobody holds"
         self.stats.evictions += 1
+        self._keep(sequence)
         self._empty(sequence)
 
     def _empty(self, sequence: int) -> None:

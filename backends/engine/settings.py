@@ -14,7 +14,8 @@ class EngineSettings:
     (0: a whole context for each slot). `verify` bounds the draft tokens of one pass: below 64 wide,
     where llama.cpp's attention takes another path and other bits (design.md). `cached`: ended
     sequences kept for prompts that begin alike; `optimism`: the share of `max_tokens` that an
-    admission reserves. Strict engines do neither.
+    admission reserves. Strict engines do neither. `snapshots` is the descriptor of the memory for
+    evicted sequences (-1: none), which the worker inherits.
     """
 
     model: str
@@ -32,6 +33,7 @@ class EngineSettings:
     flash_attention: bool = True
     kv: str = "f16"
     gpu_layers: int = 0
+    snapshots: int = -1
 
     def json(self) -> str:
         return json.dumps(asdict(self))

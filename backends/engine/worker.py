@@ -7,6 +7,7 @@ dies, or at SIGTERM; between steps, so at once unless a long batch is on its way
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import queue
 import signal
@@ -16,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ from backends.engine.scheduler import (
 )
 from backends.engine.settings import EngineSettings
 from backends.engine.shape import shape
+from backends.engine.snapshots import Snapshots, fingerprint
 
 
 class LlamaDecoder:
@@ -96,6 +99,12 @@ class LlamaDecoder:
     def piece(self, token: int) -> bytes:
         return self._pieces[token]
 
+    def save(self, sequence: int) -> memoryview:
+        return self._context.state(sequence)
+
+    def load(self, sequence: int, state: memoryview) -> bool:
+        return self._context.restore(sequence, state)
+
     def spelling(self, token: int) -> bytes:
         return self._pieces[token] or self._model.piece(token, special=True)
 
@@ -140,6 +149,20 @@ def load(settings: EngineSettings) -> tuple[native.Model, native.Context, Limits
         kv=settings.kv,
     )
     return model, context, replace(limits, scores=min(outputs, limits.batch))
+
+
+def snapshots(settings: EngineSettings) -> Snapshots | None:
+    """Those of the memory that this worker inherited."""
+    if settings.snapshots < 0:
+        return None
+    facts = (
+        settings.kv,
+        str(settings.flash_attention),
+        str(settings.gpu_layers),
+        version("llama_cpp_python"),
+    )
+    memory = mmap.mmap(settings.snapshots, 0)
+    return Snapshots(memory, fingerprint(Path(settings.model), *facts))
 
 
 def _require_kv(settings: EngineSettings) -> None:
@@ -294,10 +317,13 @@ def serve(connection: socket.socket, settings: EngineSettings) -> None:
             "strict": str(settings.strict).lower(),
         },
     )
-    worker = Worker(connection, Scheduler(LlamaDecoder(model, context), limits))
+    decoder = LlamaDecoder(model, context)
+    scheduler = Scheduler(decoder, limits, snapshots=snapshots(settings) if limits.cached else None)
+    worker = Worker(connection, scheduler)
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())
     connection.sendall(encode(ready.pack()))
     worker.run()
+    scheduler.shelve()
     context.close()
     model.close()
 

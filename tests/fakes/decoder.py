@@ -91,5 +91,15 @@ class FakeDecoder:
     def spelling(self, token: int) -> bytes:
         return b"<%x>" % token
 
+    def save(self, sequence: int) -> memoryview:
+        return memoryview(bytes(self.cells[sequence]))
+
+    def load(self, sequence: int, state: memoryview) -> bool:
+        assert not self.cells.get(sequence), "a load onto what is not empty"
+        if self.used + len(state) > self.limits[0]:
+            return False
+        self.cells[sequence] = list(state)
+        return True
+
     def ends(self, token: int) -> bool:
         return token == EOG
