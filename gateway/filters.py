@@ -7,6 +7,7 @@ zone, features, bits, health, context: the first that a candidate fails is its r
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from typing import Protocol
 
@@ -173,7 +174,7 @@ def refusal(request: ChatRequest, rejected: Sequence[Rejection]) -> TandemError:
         return Unavailable(
             f"Nothing that can serve this request is up: {_details(by_reason[Reason.HEALTH])}.",
             code="no_healthy_upstream",
-            retry_after=1,
+            retry_after=max(1.0, min(r.rests_s for r in by_reason[Reason.HEALTH])),
         )
     if by_reason[Reason.CONTEXT]:
         first = by_reason[Reason.CONTEXT][0]
@@ -266,7 +267,22 @@ def _down(candidate: Candidate) -> Rejection | None:
     if candidate.healthy:
         return None
     name = candidate.upstream.name
-    return Rejection(upstream=name, reason=Reason.HEALTH, detail=f"{name} is down")
+    return Rejection(
+        upstream=name, reason=Reason.HEALTH, detail=f"{name} is down", rests_s=candidate.rests_s
+    )
+
+
+def last_hope(
+    candidates: Sequence[Candidate], rejected: Sequence[Rejection]
+) -> tuple[Candidate, ...]:
+    """The one to ask when everything that could serve is down: a probe before its time.
+
+    Only of what was rejected for its health, so no zone and no feature is given up for it.
+    """
+    down = {r.upstream for r in rejected if r.reason == Reason.HEALTH}
+    hopes = [c for c in candidates if c.probe and c.upstream.name in down]
+    hopes.sort(key=lambda c: c.rests_s)
+    return tuple(replace(hope, healthy=True) for hope in hopes[:1])
 
 
 def _token_bound(request: ChatRequest) -> int | None:

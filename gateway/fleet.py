@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from backends.base import Backend, Health
-from gateway.breaker import Breaker
 from gateway.core.errors import (
     EngineFailed,
     TandemError,
@@ -16,12 +15,17 @@ from gateway.core.errors import (
     UpstreamOverloaded,
     UpstreamRejected,
 )
-from gateway.core.routing import Candidate, Upstream
+from gateway.core.routing import Candidate, Tier, Upstream
+from gateway.resilience.breaker import Breaker
+from gateway.resilience.concurrency import ConcurrencyLimit
+from gateway.resilience.retry_budget import RetryBudget
 
 logger = logging.getLogger("tandem.fleet")
 
 SMOOTHING = 0.2
 DEFAULT_COOLDOWN_S = 1.0
+BAD_CREDENTIAL_S = 60.0
+"""An upstream that refuses our key is left alone for so long: somebody has to change it."""
 LONGEST_COOLDOWN_S = 600.0
 HEALTH_EVERY_S = 2.0
 SOONEST_LOOK_S = 0.1
@@ -33,10 +37,88 @@ worker is back within a second, a box in the office may take the afternoon."""
 class _Member:
     backend: Backend
     breaker: Breaker = field(default_factory=Breaker)
+    budget: RetryBudget = field(default_factory=RetryBudget)
+    limit: ConcurrencyLimit = field(default_factory=ConcurrencyLimit)
     health: Health = Health(ok=False, detail="starting")
-    in_flight: int = 0
     ttft_s: float | None = None
     hurt: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def full(self) -> bool:
+        """A local model has a queue of its own that knows its slots; nothing is learnt there."""
+        return self.backend.upstream.tier is Tier.CLOUD and self.limit.full
+
+
+class Trial:
+    """One attempt at one upstream: what it was like, reported once. Made by `Fleet.begin`."""
+
+    def __init__(self, member: _Member, clock: Callable[[], float], *, retry: bool) -> None:
+        self._member = member
+        self._clock = clock
+        self._retry = retry
+        self._waits = True
+        member.limit.waiting += 1
+
+    def first_content(self, ttft_s: float) -> None:
+        """The upstream has begun its answer, so many seconds after it was asked."""
+        member = self._member
+        old = member.ttft_s
+        member.ttft_s = ttft_s if old is None else old + SMOOTHING * (ttft_s - old)
+        member.limit.see(ttft_s)
+        self._no_longer_waits()
+
+    def end(self, error: BaseException | None) -> None:
+        """It is over. Exactly once."""
+        self._no_longer_waits()
+        self._member.budget.end(retry=self._retry, failed=self._verdict(error))
+
+    def _no_longer_waits(self) -> None:
+        self._member.limit.waiting -= self._waits
+        self._waits = False
+
+    def _verdict(self, error: BaseException | None) -> bool | None:
+        """Tell the breaker; whether the upstream failed, None if nobody can say."""
+        member, now = self._member, self._clock()
+        match error:
+            case UpstreamRejected(status=401 | 403):
+                member.breaker.succeeded(now)
+                member.breaker.cool(now + BAD_CREDENTIAL_S)
+                logger.error("upstream %s refuses our credential", member.backend.upstream.name)
+                return True
+            case None | UpstreamRejected():
+                member.breaker.succeeded(now)
+                return False
+            case UpstreamOverloaded():
+                pause = min(error.retry_after or DEFAULT_COOLDOWN_S, LONGEST_COOLDOWN_S)
+                member.breaker.cool(now + pause)
+                return True
+            case EngineFailed():
+                # Its supervisor knows when it is back, and the health watch sees that at once; a
+                # breaker would keep it out for longer.
+                member.breaker.abandoned()
+                member.health = Health(ok=False, detail="its worker ended")
+                member.hurt.set()
+                return True
+            case UpstreamError():
+                member.breaker.failed(now)
+                return True
+            case TandemError():
+                member.breaker.succeeded(now)
+                return False
+            case _:
+                member.breaker.abandoned()
+                return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamVitals:
+    """`breaker`: 0 closed, 1 open, 2 half-open. `opened` counts; `retry_budget` is 0 to 1."""
+
+    breaker: int
+    opened: int
+    retry_budget: float
+    concurrency_limit: float
+    waiting: int
 
 
 class Fleet:
@@ -86,7 +168,21 @@ class Fleet:
         return {name: member.health for name, member in self._members.items()}
 
     def in_flight(self) -> dict[str, int]:
-        return {name: member.in_flight for name, member in self._members.items()}
+        return {name: member.budget.active for name, member in self._members.items()}
+
+    def vitals(self) -> dict[str, UpstreamVitals]:
+        """What resilience knows of each upstream, for the metrics."""
+        now = self._clock()
+        return {
+            name: UpstreamVitals(
+                breaker=0 if m.breaker.closed else 2 if m.breaker.allows(now) else 1,
+                opened=m.breaker.opened,
+                retry_budget=m.budget.remaining,
+                concurrency_limit=m.limit.limit,
+                waiting=m.limit.waiting,
+            )
+            for name, m in self._members.items()
+        }
 
     def snapshot(self, names: Iterable[str]) -> tuple[Candidate, ...]:
         """The named upstreams as they are now, in the given order."""
@@ -95,46 +191,26 @@ class Fleet:
         return tuple(
             Candidate(
                 upstream=m.backend.upstream,
-                healthy=m.health.ok and m.breaker.allows(now),
-                in_flight=m.in_flight,
+                healthy=m.health.ok and m.breaker.allows(now) and not m.full,
+                in_flight=m.budget.active,
                 ttft_s=m.ttft_s,
+                rests_s=m.breaker.rests_for(now),
+                probe=m.health.ok and m.breaker.may_panic(now),
             )
             for _, m in members
         )
 
-    def begin(self, name: str) -> bool:
-        """Start an attempt; False when the breaker has let somebody else probe first."""
+    def begin(self, name: str, *, retry: bool = False, probe: bool = False) -> Trial | None:
+        """Start an attempt; None if it may not be: somebody else probes, or it would be one
+        fallback too many for an upstream that is in trouble itself.
+        """
         member = self._members[name]
-        if not member.breaker.enter(self._clock()):
-            return False
-        member.in_flight += 1
-        return True
-
-    def end(self, name: str, error: BaseException | None, ttft_s: float | None) -> None:
-        """Finish an attempt that `begin` let through. Exactly once each."""
-        member = self._members[name]
-        member.in_flight -= 1
-        if ttft_s is not None:
-            old = member.ttft_s
-            member.ttft_s = ttft_s if old is None else old + SMOOTHING * (ttft_s - old)
-        match error:
-            case None | UpstreamRejected():
-                member.breaker.succeeded()
-            case UpstreamOverloaded():
-                pause = min(error.retry_after or DEFAULT_COOLDOWN_S, LONGEST_COOLDOWN_S)
-                member.breaker.cool(self._clock() + pause)
-            case EngineFailed():
-                # Its supervisor knows when it is back, and the health watch sees that at once; a
-                # breaker would keep it out for longer.
-                member.breaker.abandoned()
-                member.health = Health(ok=False, detail="its worker ended")
-                member.hurt.set()
-            case UpstreamError():
-                member.breaker.failed(self._clock())
-            case TandemError():
-                member.breaker.succeeded()
-            case _:
-                member.breaker.abandoned()
+        if not member.budget.begin(retry=retry):
+            return None
+        if not member.breaker.enter(self._clock(), panic=probe):
+            member.budget.end(retry=retry, failed=None)
+            return None
+        return Trial(member, self._clock, retry=retry)
 
     async def look(self) -> None:
         """Ask every backend how it is, all at once."""

@@ -17,8 +17,9 @@ from gateway.core.errors import LocalUnavailable, TandemError, Unavailable, Upst
 from gateway.core.events import Collector, Event, Finish, Frame, is_content, replay
 from gateway.core.exchange import Attempt, Call, Exchange, ExchangeRecord, RecordDraft, Reply
 from gateway.core.routing import Tier, Upstream
-from gateway.fleet import Fleet
+from gateway.fleet import Fleet, Trial
 from gateway.plan import Plan, Planner
+from gateway.resilience.retry_budget import MOST_ATTEMPTS
 from gateway.settle import Energy, Tally, ignored_fields, note_end, note_outcome, result_of
 
 HELD_EVENTS = 64
@@ -36,10 +37,10 @@ class Opened:
     """An upstream's stream, and what it said until it committed."""
 
     upstream: Upstream
+    trial: Trial
     started: float
     stream: AsyncGenerator[Event, None]
     held: list[Event] = field(default_factory=list)
-    ttft_s: float | None = None
 
     async def until_content(self) -> None:
         """Hold events up to and with the first content. Raises UpstreamBroken if none comes."""
@@ -144,10 +145,14 @@ class Pipeline:
             # backend's own client looks a third time.
             if not plan.zone.admits(upstream.zone):
                 raise LocalUnavailable("A policy chose an upstream outside the request's zone.")
-            if not self.fleet.begin(upstream.name):
+            if len(draft.attempts) == MOST_ATTEMPTS:
+                break
+            retry = bool(draft.attempts)
+            trial = self.fleet.begin(upstream.name, retry=retry, probe=candidate.probe)
+            if trial is None:
                 continue
             stream = self.fleet.backend(upstream.name).stream(exchange.request, call)
-            opened = Opened(upstream=upstream, started=self._clock(), stream=stream)
+            opened = Opened(upstream=upstream, trial=trial, started=self._clock(), stream=stream)
             try:
                 await opened.until_content()
             except BaseException as error:
@@ -269,7 +274,7 @@ class Pipeline:
         self, opened: Opened, draft: RecordDraft, error: BaseException | None
     ) -> float:
         seconds = self._clock() - opened.started
-        self.fleet.end(opened.upstream.name, error, opened.ttft_s)
+        opened.trial.end(error)
         draft.attempts.append(
             Attempt(upstream=opened.upstream.name, result=result_of(error), seconds=seconds)
         )
@@ -302,7 +307,7 @@ class Pipeline:
         self, exchange: Exchange, draft: RecordDraft, opened: Opened, *, fell_back: bool
     ) -> None:
         upstream, now = opened.upstream, self._clock()
-        opened.ttft_s = now - opened.started
+        opened.trial.first_content(now - opened.started)
         draft.ttft_s = now - exchange.arrived
         draft.upstream, draft.upstream_model = upstream.name, upstream.model
         draft.tier = upstream.tier

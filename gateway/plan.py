@@ -12,7 +12,7 @@ from gateway.core.chat import ChatRequest
 from gateway.core.errors import TandemError, Unavailable
 from gateway.core.exchange import Exchange
 from gateway.core.routing import Candidate, Facts, Route, Zone
-from gateway.filters import admit, ask_count, min_bits, refusal, resolve
+from gateway.filters import admit, ask_count, last_hope, min_bits, refusal, resolve
 from gateway.fleet import Fleet
 from gateway.privacy import zone_of
 from router_policies.base import Policy
@@ -77,6 +77,8 @@ class Planner:
         wished = min_bits(exchange.headers)
         counted = await self._count(request, candidates, zone)
         kept, rejected = admit(request, candidates, zone, caller, counted, wished)
+        if not kept and (hope := last_hope(candidates, rejected)):
+            kept, _ = admit(request, hope, zone, caller, counted, wished)
         if not kept:
             raise refusal(request, rejected)
         policy = book.pin if alias is None else book.aliases[alias].policy

@@ -18,6 +18,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "gateway.dialects": CORE,
     "gateway.cache": CORE,
     "gateway.limits": CORE,
+    "gateway.resilience": (),
     "backends": (*CORE, "backends"),
     "router_policies": (*CORE, "router_policies"),
     "gateway.plan": (
@@ -35,6 +36,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "gateway.admission",
         "gateway.fleet",
         "gateway.plan",
+        "gateway.resilience.retry_budget",
         "gateway.settle",
     ),
 }

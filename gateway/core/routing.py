@@ -82,22 +82,32 @@ class Upstream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """An upstream as it is right now: a moment of `fleet.snapshot()`."""
+    """An upstream as it is right now: a moment of `fleet.snapshot()`.
+
+    `rests_s`: seconds until one that is not healthy may be tried again, as far as anybody knows.
+    `probe`: it is not healthy, and still may be asked now if there is no other.
+    """
 
     upstream: Upstream
     healthy: bool = True
     in_flight: int = 0
     ttft_s: float | None = None
+    rests_s: float = 0.0
+    probe: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
-    """Why a candidate was taken out: a word from a closed list, and a sentence for people."""
+    """Why a candidate was taken out: a word from a closed list, and a sentence for people.
+
+    `rests_s`: for one that is down, seconds until it may be tried again.
+    """
 
     upstream: str
     reason: str
     detail: str
     param: str | None = None
+    rests_s: float = 0.0
 
 
 Facts: TypeAlias = Mapping[str, Any]

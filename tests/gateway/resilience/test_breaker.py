@@ -5,11 +5,21 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.breaker import FIRST_PAUSE_S, LONGEST_PAUSE_S, PROBE_LIMIT_S, THRESHOLD, Breaker
+from gateway.resilience.breaker import (
+    FIRST_PAUSE_S,
+    JITTER,
+    LEAST,
+    LONGEST_PAUSE_S,
+    PANIC_S,
+    PROBE_LIMIT_S,
+    THRESHOLD,
+    WINDOW_S,
+    Breaker,
+)
 
 
 def opened(now: float = 0.0) -> Breaker:
-    breaker = Breaker()
+    breaker = Breaker(jitter=lambda: 0.0)
     for _ in range(THRESHOLD):
         breaker.failed(now)
     return breaker
@@ -21,7 +31,7 @@ def test_opens_after_failures_in_a_row() -> None:
     for _ in range(THRESHOLD - 1):
         breaker.failed(0)
     assert breaker.allows(0)
-    breaker.succeeded()
+    breaker.succeeded(0.0)
     assert opened().allows(FIRST_PAUSE_S - 0.01) is False
 
 
@@ -29,7 +39,7 @@ def test_one_probe_after_the_pause() -> None:
     """Of many callers after the pause one may probe; its success closes the breaker."""
     breaker = opened()
     assert [breaker.enter(FIRST_PAUSE_S) for _ in range(3)] == [True, False, False]
-    breaker.succeeded()
+    breaker.succeeded(0.0)
     assert breaker.closed
     assert breaker.enter(FIRST_PAUSE_S)
 
@@ -74,7 +84,7 @@ def test_it_always_opens_up_again(steps: list[str]) -> None:
             case "failed":
                 breaker.failed(now)
             case "succeeded":
-                breaker.succeeded()
+                breaker.succeeded(now)
             case "cool":
                 breaker.cool(now + 30)
             case "enter":
@@ -83,4 +93,32 @@ def test_it_always_opens_up_again(steps: list[str]) -> None:
                 breaker.abandoned()
             case _:
                 now += 3
-    assert breaker.allows(now + LONGEST_PAUSE_S + PROBE_LIMIT_S)
+    assert breaker.allows(now + LONGEST_PAUSE_S * (1 + JITTER) + PROBE_LIMIT_S)
+
+
+def test_failing_every_other_time_opens_it() -> None:
+    """Half of twenty attempts in thirty seconds open it though no two failures are neighbours;
+    spread over a longer time they do not."""
+
+    def flap(step: float) -> Breaker:
+        breaker = Breaker()
+        for i in range(LEAST):
+            breaker.succeeded(i * step)
+            breaker.failed(i * step)
+        return breaker
+
+    assert not flap(0.1).closed
+    assert flap(WINDOW_S / 8).closed
+
+
+def test_panic_probes_once_a_second() -> None:
+    """With nothing else to ask, an open one is probed before its time: one at a time, a second
+    apart; one that cools is not."""
+    breaker = opened()
+    assert not breaker.enter(0.5, panic=True)
+    assert [breaker.enter(PANIC_S, panic=True) for _ in range(3)] == [True, False, False]
+    breaker.failed(PANIC_S + 0.1)
+    assert not breaker.enter(PANIC_S + 0.5, panic=True)
+    assert breaker.enter(2 * PANIC_S + 0.2, panic=True)
+    breaker.cool(100)
+    assert not breaker.enter(99, panic=True)

@@ -1,0 +1,1 @@
+"""What keeps requests away from upstreams that would only fail them. Pure; time comes in."""
