@@ -1,8 +1,26 @@
-"""How many requests may be inside at once; the permit travels with the stream and frees itself."""
+"""How many requests may be inside at once; the permit travels with the stream and frees itself.
+
+As it gets full, the least urgent are shed first: batch, then chat, then completions that somebody
+types against. What may not leave the machine has the last places to itself, since it cannot go
+anywhere else.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
+from gateway.core.chat import Priority
 from gateway.core.errors import Overloaded, Unavailable
+
+SHARES: Mapping[Priority, float] = {
+    Priority.COMPLETION: 0.95,
+    Priority.CHAT: 0.9,
+    Priority.BATCH: 0.75,
+}
+"""Of all places, how many may be taken when one of this class comes in."""
+RESERVED = 0.05
+"""Beyond that, for requests that must stay on the machine."""
 
 
 class Permit:
@@ -25,13 +43,17 @@ class Admission:
         self.inside = 0
         self.draining = False
 
-    def enter(self) -> Permit:
-        """Raises Overloaded above the limit, Unavailable once draining has begun."""
+    def enter(self, priority: Priority = Priority.CHAT, *, local: bool = False) -> Permit:
+        """`local`: it may not leave the machine.
+
+        Raises Overloaded where its class has no place, Unavailable once draining has begun.
+        """
         if self.draining:
             raise Unavailable("The gateway is shutting down.", code="draining", retry_after=1)
-        if self.inside >= self.limit:
+        places = math.ceil(self.limit * (SHARES[priority] + (RESERVED if local else 0)))
+        if self.inside >= places:
             raise Overloaded(
-                f"The gateway already serves {self.limit} requests.",
+                f"The gateway already serves {self.inside} requests.",
                 code="too_many_requests",
                 retry_after=1,
             )

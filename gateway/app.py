@@ -211,6 +211,7 @@ class Gateway:
         return Vitals(
             in_flight=self.fleet.in_flight(),
             upstream_up={name: health.ok for name, health in self.fleet.health().items()},
+            upstreams=self.fleet.vitals(),
             engines=engines,
             dependencies=dependencies,
             cache_entries=len(self.memory) if self.memory is not None else 0,

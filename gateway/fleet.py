@@ -19,6 +19,7 @@ from gateway.core.routing import Candidate, Tier, Upstream
 from gateway.resilience.breaker import Breaker
 from gateway.resilience.concurrency import ConcurrencyLimit
 from gateway.resilience.retry_budget import RetryBudget
+from gateway.resilience.vitals import UpstreamVitals
 
 logger = logging.getLogger("tandem.fleet")
 
@@ -108,17 +109,6 @@ class Trial:
             case _:
                 member.breaker.abandoned()
                 return None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpstreamVitals:
-    """`breaker`: 0 closed, 1 open, 2 half-open. `opened` counts; `retry_budget` is 0 to 1."""
-
-    breaker: int
-    opened: int
-    retry_budget: float
-    concurrency_limit: float
-    waiting: int
 
 
 class Fleet:

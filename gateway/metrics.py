@@ -26,6 +26,7 @@ from gateway import __version__
 from gateway.core.chat import Endpoint
 from gateway.core.exchange import ExchangeRecord
 from gateway.core.routing import Tier
+from gateway.resilience.vitals import UpstreamVitals
 from gateway.series import OTHER, CounterSeries, HistogramSeries, Labels
 
 T = TypeVar("T")
@@ -82,6 +83,7 @@ class Vitals:
 
     in_flight: Mapping[str, int] = field(default_factory=dict)
     upstream_up: Mapping[str, bool] = field(default_factory=dict)
+    upstreams: Mapping[str, UpstreamVitals] = field(default_factory=dict)
     engines: Mapping[str, EngineVitals] = field(default_factory=dict)
     dependencies: Mapping[str, DependencyVitals] = field(default_factory=dict)
     cache_entries: int = 0
@@ -316,6 +318,26 @@ class _SeriesCollector(Collector):
         return (each.family() for each in self._series)
 
 
+_RESILIENCE = (
+    ("tandem_breaker_state", "breaker", "0 closed, 1 open, 2 half-open."),
+    ("tandem_retry_budget_remaining", "retry_budget", "Of an upstream's budget, from 1 to 0."),
+    ("tandem_concurrency_limit", "concurrency_limit", "Requests that may wait for a first token."),
+    ("tandem_waiting", "waiting", "Requests that wait for a first token."),
+)
+
+
+def _resilience(upstreams: Mapping[str, UpstreamVitals]) -> Iterator[Metric]:
+    for name, key, text in _RESILIENCE:
+        values = {upstream: getattr(vitals, key) for upstream, vitals in upstreams.items()}
+        yield _gauge(name, text, "upstream", values)
+    opened = CounterMetricFamily(
+        "tandem_breaker_opened", "Times a breaker opened.", labels=("upstream",)
+    )
+    for upstream, vitals in upstreams.items():
+        opened.add_metric((upstream,), vitals.opened)
+    yield opened
+
+
 _ENGINE_COUNTS = (
     ("steps", "steps", "Batches of work computed."),
     ("preemptions", "preemptions", "Sequences parked because the KV cells were full."),
@@ -394,6 +416,7 @@ class _VitalsCollector(Collector):
             "upstream",
             self._ours(now.upstream_up),
         )
+        yield from _resilience(self._ours(now.upstreams))
         yield _gauge(
             "tandem_engine_up",
             "1 if the engine's worker serves.",

@@ -16,7 +16,8 @@ from gateway.core.chat import Usage
 from gateway.core.errors import LocalUnavailable, TandemError, Unavailable, UpstreamBroken
 from gateway.core.events import Collector, Event, Finish, Frame, is_content, replay
 from gateway.core.exchange import Attempt, Call, Exchange, ExchangeRecord, RecordDraft, Reply
-from gateway.core.routing import Tier, Upstream
+from gateway.core.routing import Tier, Upstream, Zone
+from gateway.deadlines import client_patience
 from gateway.fleet import Fleet, Trial
 from gateway.plan import Plan, Planner
 from gateway.resilience.retry_budget import MOST_ATTEMPTS
@@ -88,7 +89,8 @@ class Pipeline:
         draft = self._draft(exchange)
         permit: Permit | None = None
         try:
-            permit = self.admission.enter()
+            local = exchange.caller.zone is Zone.MACHINE
+            permit = self.admission.enter(exchange.priority, local=local)
             plan = await self.planner.plan(exchange)
             self._note_plan(draft, plan, exchange)
             wish = directives(exchange.headers)
@@ -137,6 +139,7 @@ class Pipeline:
             tenant=exchange.caller.tenant,
             zone=plan.zone,
             deadline=exchange.deadline,
+            priority=exchange.priority,
         )
         last: TandemError | None = None
         for candidate in plan.route.candidates:
@@ -300,8 +303,10 @@ class Pipeline:
         draft.decide_s = self._clock() - exchange.arrived
         alias = self.planner.rulebook.aliases.get(exchange.request.model)
         limit = (alias.deadline_s if alias else None) or self.planner.rulebook.deadline_s
-        if exchange.deadline is None and limit is not None:
-            exchange.deadline = exchange.arrived + limit
+        patience = client_patience(exchange.headers, stream=exchange.request.stream)
+        limits = [seconds for seconds in (limit, patience) if seconds is not None]
+        if exchange.deadline is None and limits:
+            exchange.deadline = exchange.arrived + min(limits)
 
     def _note_upstream(
         self, exchange: Exchange, draft: RecordDraft, opened: Opened, *, fell_back: bool

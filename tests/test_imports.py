@@ -34,6 +34,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "gateway.cache.base",
         "gateway.cache.key",
         "gateway.admission",
+        "gateway.deadlines",
         "gateway.fleet",
         "gateway.plan",
         "gateway.resilience.retry_budget",

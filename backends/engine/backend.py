@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import logging
 import os
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -25,7 +26,7 @@ from backends.engine.prompts import Guide, Prompts, Vocabulary
 from backends.engine.protocol import Job, Output, Role, SamplerSettings
 from backends.engine.settings import EngineSettings, default_threads
 from backends.engine.snapshots import shared_memory
-from gateway.core.chat import ChatRequest, Endpoint, Feature, Usage
+from gateway.core.chat import ChatRequest, Endpoint, Feature, Priority, Usage
 from gateway.core.errors import ContextExceeded, EngineFailed, InvalidRequest, Unsupported
 from gateway.core.events import Event, Finish, TextDelta, UsageReport
 from gateway.core.exchange import Call
@@ -65,7 +66,6 @@ SHARING = frozenset({Feature.N})
 """What needs sequences to share cells, which those of a strict engine cannot."""
 GUIDED = frozenset({Feature.TOOLS, Feature.JSON_MODE, Feature.GRAMMAR})
 FREE = Guide()
-PRIORITY = {Endpoint.COMPLETION: 0, Endpoint.INFILL: 0, Endpoint.CHAT: 1}
 
 
 class LlamaCppOptions(Options):
@@ -259,7 +259,7 @@ class LlamaCppBackend:
             ahead=ahead,
             logprobs=request.sampling.logprobs,
             tenant=tenant,
-            priority=PRIORITY[request.endpoint],
+            priority=Priority.CHAT if request.endpoint is Endpoint.CHAT else Priority.COMPLETION,
             session=_session(request),
             grammar=guide.grammar,
             shown=guide.shown,
@@ -283,7 +283,7 @@ class LlamaCppBackend:
             yield Finish(reason="length")
             yield UsageReport(usage=Usage(prompt_tokens=len(prompt), cut_tokens=cut))
             return
-        job = self.job(request, prompt, tenant=call.tenant, guide=guide)
+        job = _timed(self.job(request, prompt, tenant=call.tenant, guide=guide), call)
         asked = choices.jobs(echo.job(job), of, ranked=of > count)
         answers = [self._answer(request, i, guide, echo, prompt) for i in range(count)]
         held: list[list[Output]] = [[] for _ in asked]
@@ -470,6 +470,13 @@ def model_path(model: str, model_dir: Path) -> Path:
     if kind == "bundled":
         return BUNDLED / f"tandem-demo-{name}-q8_0.gguf"
     return model_dir / model
+
+
+def _timed(job: Job, call: Call) -> Job:
+    """As urgent as its client says, and dropped from the queue once nobody waits for it."""
+    deadline = None if call.deadline is None else call.deadline - time.monotonic()
+    batch = call.priority is Priority.BATCH
+    return replace(job, deadline=deadline, priority=Priority.BATCH if batch else job.priority)
 
 
 def _session(request: ChatRequest) -> str:

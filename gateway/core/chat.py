@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any, TypeAlias
 
 Json: TypeAlias = Mapping[str, Any]
@@ -66,6 +66,14 @@ _PARAMS = {
     Feature.AUDIO: "messages",
     Feature.PROMPT_LIST: "prompt",
 }
+
+
+class Priority(IntEnum):
+    """Who goes first where there is a queue; smaller is more urgent."""
+
+    COMPLETION = 0
+    CHAT = 1
+    BATCH = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

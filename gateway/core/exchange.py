@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.core.chat import ChatRequest, Usage
+from gateway.core.chat import ChatRequest, Endpoint, Priority, Usage
 from gateway.core.events import Event
 from gateway.core.routing import Route, Tier, Zone
 
@@ -36,6 +36,7 @@ class Call:
     tenant: str = "default"
     zone: Zone = Zone.PUBLIC
     deadline: float | None = None
+    priority: Priority = Priority.CHAT
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,6 +49,15 @@ class Exchange:
     arrived: float
     headers: Mapping[str, str] = field(default_factory=dict)
     deadline: float | None = None
+
+    @property
+    def priority(self) -> Priority:
+        """Batch where the client says so, by our header or OpenAI's `service_tier`."""
+        said = self.headers.get("x-tandem-priority", "").strip().lower()
+        if said == "batch" or self.request.body.get("service_tier") == "flex":
+            return Priority.BATCH
+        chat = self.request.endpoint is Endpoint.CHAT
+        return Priority.CHAT if chat else Priority.COMPLETION
 
 
 @dataclass(slots=True, kw_only=True)
