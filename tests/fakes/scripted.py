@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -42,10 +42,13 @@ def saying(*texts: str, usage: Usage | None = None) -> list[Step]:
 
 @dataclass
 class ScriptedBackend:
-    """Plays `script` for each request. An error is raised; an asyncio.Event is waited for."""
+    """Plays `script` for each request. An error is raised; an asyncio.Event is waited for.
+
+    A script that is a function is asked anew for each request.
+    """
 
     upstream: Upstream
-    script: Sequence[Step] = ()
+    script: Sequence[Step] | Callable[[], Sequence[Step]] = ()
     ok: bool = True
     tokens: int | None = None
     calls: list[ChatRequest] = field(default_factory=list)
@@ -69,7 +72,7 @@ class ScriptedBackend:
         self.calls.append(request)
         self.open_streams += 1
         try:
-            for step in self.script:
+            for step in self.script() if callable(self.script) else self.script:
                 if isinstance(step, TandemError):
                     raise step
                 if isinstance(step, asyncio.Event):

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from gateway.admission import Admission
-from gateway.cache.memory import MemoryCache
-from gateway.core.chat import ChatRequest, Endpoint, Feature, Message, Sampling, Usage
+from gateway.core.chat import Feature, Message, Usage
 from gateway.core.errors import (
     ContextExceeded,
     LocalUnavailable,
@@ -24,88 +21,14 @@ from gateway.core.errors import (
     UpstreamRejected,
     UpstreamUnreachable,
 )
-from gateway.core.events import Finish, Frame, TextDelta, collect
-from gateway.core.exchange import Caller, Exchange, ExchangeRecord
+from gateway.core.events import Finish, Frame, TextDelta
+from gateway.core.exchange import Caller
 from gateway.core.routing import Price, Tier, Zone
-from gateway.fleet import Fleet
-from gateway.pipeline import Pipeline
-from gateway.plan import Alias, Planner, Rulebook
+from gateway.plan import Alias
 from router_policies.base import Settings
-from router_policies.pin import PinPolicy
 from router_policies.static import StaticPolicy
+from tests.fakes.harness import Harness, run
 from tests.fakes.scripted import ScriptedBackend, saying, upstream
-
-
-def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(coroutine, 20))
-
-
-class Harness:
-    """A pipeline over scripted backends, with the records it wrote."""
-
-    def __init__(self, backends: Iterable[ScriptedBackend], *, cache: bool = False) -> None:
-        self.backends = {backend.upstream.name: backend for backend in backends}
-        self.records: list[ExchangeRecord] = []
-        self.now = 100.0
-        self.admission = Admission(limit=4)
-        names = tuple(self.backends)
-        rulebook = Rulebook(
-            aliases={"auto": Alias(candidates=names, policy=StaticPolicy(Settings()))},
-            pin=PinPolicy(),
-            locality=lambda facts: None,
-            reach=lambda alias, facts, names: names,
-            epoch="1",
-        )
-        self.fleet = Fleet(self.backends, lambda: self.now)
-        self.pipeline = Pipeline(
-            fleet=self.fleet,
-            planner=Planner(self.fleet, rulebook),
-            admission=self.admission,
-            cache=MemoryCache(wall=lambda: self.now) if cache else None,
-            record=self.records.append,
-            energy=lambda upstream, seconds: (None, True),
-            clock=lambda: self.now,
-            wall=lambda: self.now,
-        )
-
-    async def answer(self, model: str = "auto", **changes: Any) -> str:
-        """The text of one answer, its stream closed."""
-        reply = await self.reply(model, **changes)
-        try:
-            return (await collect(reply.events)).choices[0].text
-        finally:
-            await reply.events.aclose()
-
-    async def reply(self, model: str = "auto", **changes: Any) -> Any:
-        await self.fleet.look()
-        return await self.pipeline.answer(exchange(model, **changes))
-
-
-def exchange(
-    model: str = "auto",
-    *,
-    caller: Caller = Caller(),
-    headers: dict[str, str] | None = None,
-    **changes: Any,
-) -> Exchange:
-    body = {
-        "model": model,
-        "messages": [{"role": "user", "content": "hi"}],
-        "temperature": 0,
-    }
-    request = ChatRequest(
-        endpoint=Endpoint.CHAT,
-        dialect="openai_chat",
-        model=model,
-        messages=(Message(role="user", text="hi", raw=body["messages"][0]),),  # type: ignore[index]
-        sampling=Sampling(temperature=0),
-        features=frozenset({Feature.CHAT}),
-        body=body,
-    )
-    request = replace(request, **changes)
-    return Exchange(
-        id="req_1", caller=caller, request=request, arrived=100.0, headers=headers or {}
-    )
 
 
 def test_answers_from_the_first_candidate() -> None:
