@@ -26,7 +26,7 @@ logger = logging.getLogger("tandem.fleet")
 SMOOTHING = 0.2
 DEFAULT_COOLDOWN_S = 1.0
 BAD_CREDENTIAL_S = 60.0
-"""An upstream that refuses our key is left alone for so long: somebody has to change it."""
+"""An upstream that refuses our key, or is out of credit, is left alone for so long."""
 LONGEST_COOLDOWN_S = 600.0
 HEALTH_EVERY_S = 2.0
 SOONEST_LOOK_S = 0.1
@@ -81,10 +81,10 @@ class Trial:
         """Tell the breaker; whether the upstream failed, None if nobody can say."""
         member, now = self._member, self._clock()
         match error:
-            case UpstreamRejected(status=401 | 403):
+            case UpstreamError(code="upstream_auth" | "upstream_credit"):
                 member.breaker.succeeded(now)
                 member.breaker.cool(now + BAD_CREDENTIAL_S)
-                logger.error("upstream %s refuses our credential", member.backend.upstream.name)
+                logger.error("upstream %s refuses our account", member.backend.upstream.name)
                 return True
             case None | UpstreamRejected():
                 member.breaker.succeeded(now)
