@@ -6,6 +6,7 @@ BACKENDS = {
     "groq": "backends.openai:OpenAIBackend",
     "vllm": "backends.openai:OpenAIBackend",
     "companion": "backends.openai:OpenAIBackend",
+    "race": "backends.race:RaceBackend",
     "speculative": "backends.speculative.backend:SpeculativeBackend",
 }
 """kind → class. The kind is told to the class, which picks its profile by it."""

@@ -85,6 +85,13 @@ class Resources:
     threads: int | None = None
 
 
+def part_of(backends: Mapping[str, Backend], part: str, whole: str) -> Backend:
+    """A part of a combined backend. Raises ValueError if nobody built it."""
+    if part not in backends:
+        raise ValueError(f"upstream {whole!r}: there is no upstream {part!r}")
+    return backends[part]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """Whether an upstream can serve now; `detail` is for an operator's eyes."""

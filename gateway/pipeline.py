@@ -14,7 +14,7 @@ from gateway.cache.base import Cache, Entry
 from gateway.cache.key import Directives, cache_key, directives
 from gateway.core.chat import Usage
 from gateway.core.errors import LocalUnavailable, TandemError, Unavailable, UpstreamBroken
-from gateway.core.events import Collector, Event, Finish, Frame, is_content, replay
+from gateway.core.events import Answered, Collector, Event, Finish, Frame, is_content, replay
 from gateway.core.exchange import Attempt, Call, Exchange, ExchangeRecord, RecordDraft, Reply
 from gateway.core.routing import Tier, Upstream, Zone
 from gateway.deadlines import client_patience
@@ -314,8 +314,10 @@ class Pipeline:
         upstream, now = opened.upstream, self._clock()
         opened.trial.first_content(now - opened.started)
         draft.ttft_s = now - exchange.arrived
-        draft.upstream, draft.upstream_model = upstream.name, upstream.model
-        draft.tier = upstream.tier
+        draft.upstream = upstream.name
+        parts = (event.upstream for event in opened.held if isinstance(event, Answered))
+        answering = next(parts, upstream)
+        draft.upstream_model, draft.tier = answering.model, answering.tier
         draft.ignored = ignored_fields(exchange.request, upstream)
         if fell_back:
             draft.reason = "fallback"

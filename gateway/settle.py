@@ -10,15 +10,17 @@ from typing import Any
 from gateway.core.chat import ChatRequest, Usage
 from gateway.core.errors import Internal, TandemError, UpstreamError
 from gateway.core.events import (
+    Answered,
     Collector,
     Document,
     Event,
     Finish,
+    PartReport,
     SpeculationReport,
     TextDelta,
     UsageReport,
 )
-from gateway.core.exchange import RecordDraft
+from gateway.core.exchange import Attempt, RecordDraft
 from gateway.core.routing import Tier, Upstream
 
 Energy = Callable[[Upstream, float], tuple[float | None, bool]]
@@ -45,6 +47,8 @@ class Tally:
         self.finished = False
         self.usage: Usage | None = None
         self.speculation: dict[str, Any] | None = None
+        self.answered: Upstream | None = None
+        self.parts: list[PartReport] = []
         self._clock = clock
         self._first: float | None = None
         self._last = 0.0
@@ -65,6 +69,10 @@ class Tally:
                 choices = event.completion.choices
                 self.finish_reason = choices[0].finish_reason if choices else None
                 self.usage = event.completion.usage
+            case Answered():
+                self.answered = event.upstream
+            case PartReport():
+                self.parts.append(event)
             case SpeculationReport():
                 self.speculation = {
                     "strategy": event.strategy,
@@ -99,7 +107,17 @@ def note_outcome(
     draft.finish_reason = tally.finish_reason
     draft.speculation = tally.speculation
     draft.inter_token_s = tally.inter_token_s(usage.completion_tokens)
-    draft.cost_usd, draft.cost_known = cost(upstream, usage)
+    answered = tally.answered or upstream
+    draft.upstream_model, draft.tier = answered.model, answered.tier
+    draft.cost_usd, draft.cost_known = cost(answered, usage)
+    for part in tally.parts:
+        draft.attempts.append(
+            Attempt(upstream=part.upstream, result=part.result, seconds=part.seconds)
+        )
+        if draft.cost_usd is None or part.cost_usd is None:
+            draft.cost_usd, draft.cost_known = None, False
+        else:
+            draft.cost_usd += part.cost_usd
     draft.energy_j, draft.energy_estimated = energy(upstream, seconds)
 
 

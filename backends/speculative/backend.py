@@ -8,14 +8,14 @@ target over plain HTTP, before the client has seen a byte.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import ClassVar, Protocol, cast
 
 from pydantic import Field
 
-from backends.base import Backend, Health, Options, Resources
+from backends.base import Health, Options, Resources, part_of
 from backends.engine.prompts import Vocabulary
 from backends.engine.protocol import MAX_DRAFT, Job
 from backends.http import Clock
@@ -94,8 +94,8 @@ class SpeculativeBackend:
     ) -> None:
         self.options = options
         self._name = name
-        self._draft = cast(DraftModel, _part(resources.backends, options.draft, name))
-        target = _part(resources.backends, options.target, name)
+        self._draft = cast(DraftModel, part_of(resources.backends, options.draft, name))
+        target = part_of(resources.backends, options.target, name)
         if not isinstance(target, OpenAIBackend) or target.options.base_url is None:
             raise ValueError(f"upstream {name!r}: its target must be of kind companion")
         self._target = target
@@ -235,10 +235,3 @@ class SpeculativeBackend:
             tenant=call.tenant,
         )
         return Drafter(self._draft.engine, job, send=session.draft, clock=self._clock)
-
-
-def _part(backends: Mapping[str, Backend], name: str, whole: str) -> Backend:
-    try:
-        return backends[name]
-    except KeyError:
-        raise ValueError(f"upstream {whole!r}: there is no upstream {name!r}") from None

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from gateway.core.chat import Choice, Completion, TokenLogprob, ToolCall, Usage
+from gateway.core.routing import Upstream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +113,29 @@ class SpeculationReport:
     frame: bytes | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """Of a combined backend: which of its parts answers, before that says anything."""
+
+    upstream: Upstream
+    frame: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartReport:
+    """Of a combined backend: how an attempt at a part that does not answer ended.
+
+    `result` is failed, empty, cancelled or cut; `cost_usd` what it costs all the same, None if
+    nobody knows.
+    """
+
+    upstream: str
+    result: str
+    seconds: float
+    cost_usd: float | None = 0.0
+    frame: bytes | None = None
+
+
 Event: TypeAlias = (
     Frame
     | TextDelta
@@ -122,6 +146,8 @@ Event: TypeAlias = (
     | UsageReport
     | Document
     | SpeculationReport
+    | Answered
+    | PartReport
 )
 
 

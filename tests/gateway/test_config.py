@@ -398,7 +398,8 @@ def test_the_example_loads() -> None:
     path = Path(__file__).parents[2] / "deploy" / "gateway.example.yaml"
     env = {"GROQ_API_KEY": "gsk_x", "COMPANION_KEY": "tdm-x"}
     config = load(path, env)
-    assert list(config.upstreams) == ["coder-local", "groq-70b", "gpu-box", "gpu-companion", "pair"]
+    names = ["coder-local", "groq-70b", "gpu-box", "gpu-companion", "pair", "quick"]
+    assert list(config.upstreams) == names
     assert config.build_order.index("pair") > config.build_order.index("gpu-companion")
     assert config.aliases["auto"].candidates == ("coder-local", "pair", "groq-70b")
     facts = {"has_tools": True, "prompt_tokens": 6001, "tenant": "web", "model": "auto"}
