@@ -58,13 +58,16 @@ def admin_app(parts: AdminParts) -> App:
 
     @app.get("/readyz")
     async def ready() -> Response:
-        states = [health.ok for health in parts.fleet.health().values()]
+        health = parts.fleet.health()
+        states = [each.ok for each in health.values()]
         good = any(states) and not parts.admission.draining
-        body = {
+        body: dict[str, Any] = {
             "status": "ready" if good else "not ready",
             "upstreams_up": states.count(True),
             "upstreams_down": states.count(False),
         }
+        if parts.metrics_here:  # loopback, or the admin port: why is for operators' eyes
+            body["down"] = {name: each.detail for name, each in health.items() if not each.ok}
         return JSONResponse(body, status_code=200 if good else 503)
 
     @app.get("/v1/models")

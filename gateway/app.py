@@ -199,7 +199,8 @@ class Gateway:
         engines = {
             name: EngineVitals(
                 up=backend.engine.ready is not None,
-                restarts=backend.engine.restarts,
+                restarts=backend.engine.ends,
+                quarantined=backend.engine.state in ("quarantined", "held"),
                 stats=self._engine_stats.get(name, {}),
             )
             for name, backend in self.backends.items()

@@ -13,6 +13,8 @@ import socket
 import subprocess
 import sys
 
+from backends.engine.environment import plain
+
 logger = logging.getLogger("tandem.companion")
 
 LONGEST_PAUSE_S = 30.0
@@ -29,10 +31,9 @@ class CompanionProcess:
     def __init__(self, arguments: list[str], env: dict[str, str]) -> None:
         self.key = "tdm-" + secrets.token_urlsafe(32)
         self._arguments = arguments
-        # Provider keys are no business of a process that only runs a model.
-        plain = {name: value for name, value in env.items() if not name.endswith("_API_KEY")}
-        # Its log lines would look like ours; what goes wrong is still told.
-        self._env = {**plain, "TANDEM_API_KEY": self.key, "TANDEM_LOG": "WARNING"}
+        # Our secrets are no business of a process that only runs a model. And its log lines would
+        # look like ours; what goes wrong is still told.
+        self._env = {**plain(env), "TANDEM_API_KEY": self.key, "TANDEM_LOG": "WARNING"}
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = self._socket.getsockname()[1]
         self._process: asyncio.subprocess.Process | None = None

@@ -63,7 +63,9 @@ class EngineVitals:
     """One local engine's worker, now. `rss_bytes` is None where it is not known."""
 
     up: bool
-    restarts: int = 0
+    restarts: Mapping[str, int] = field(default_factory=dict)
+    """By cause: a closed list (client.py)."""
+    quarantined: bool = False
     rss_bytes: int | None = None
     stats: Mapping[str, float] = field(default_factory=dict)
     """The worker's own counters (scheduler.Stats) and gauges, at most some seconds old."""
@@ -424,16 +426,25 @@ class _VitalsCollector(Collector):
             {name: engine.up for name, engine in engines.items()},
         )
         yield _gauge(
+            "tandem_engine_quarantined",
+            "1 while the engine's worker is not started again because it failed too often.",
+            "upstream",
+            {name: engine.quarantined for name, engine in engines.items()},
+        )
+        yield _gauge(
             "tandem_engine_rss_bytes",
             "Resident memory of the engine's worker.",
             "upstream",
             {n: e.rss_bytes for n, e in engines.items() if e.rss_bytes is not None},
         )
         restarts = CounterMetricFamily(
-            "tandem_engine_restarts", "Times a worker was started again.", labels=("upstream",)
+            "tandem_engine_restarts",
+            "Times a worker ended unasked, by why.",
+            labels=("upstream", "cause"),
         )
         for name, engine in engines.items():
-            restarts.add_metric((name,), engine.restarts)
+            for cause, count in engine.restarts.items():
+                restarts.add_metric((name, cause), count)
         yield restarts
         yield from _engine_counts(engines)
         yield _gauge(

@@ -1,12 +1,11 @@
 """The engine as the gateway sees it: submit a job, read its outputs; the worker's life is ours.
 
-    starting ──ready──▶ up ──worker dies──▶ waiting (0.5, 1, 2 … 30 s) ──▶ starting
-                                 │ third time within a minute
-                                 ▼
-                            quarantined (a minute, then the next try)
+    starting ──ready──▶ up ──worker ends──▶ waiting, quarantined or held ──▶ starting
+                                            (restarts.py says which, and how long)
 
 What was under way when a worker died ends with EngineFailed: the tokens are gone, and whether
-another upstream may answer is the pipeline's decision, not ours.
+another upstream may answer is the pipeline's decision, not ours. Its prompt is remembered
+(poison.py): one that was there for two deaths is refused.
 """
 
 from __future__ import annotations
@@ -14,17 +13,22 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections import deque
+import signal
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Tokens
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
+from backends.engine.heartbeat import BEAT_S, Heartbeat
+from backends.engine.poison import PoisonList
 from backends.engine.process import Child
 from backends.engine.protocol import (
     EXPIRED,
     GRAMMAR,
     INVALID,
+    NOT_A_NUMBER,
     OVERLOADED,
     SUPERSEDED,
     TOO_LONG,
@@ -34,12 +38,14 @@ from backends.engine.protocol import (
     Ready,
     Wire,
 )
+from backends.engine.restarts import Restarts, State
 from backends.engine.settings import EngineSettings
 from gateway.core.errors import (
     ContextExceeded,
     EngineFailed,
     InvalidRequest,
     Overloaded,
+    PromptRefused,
     Superseded,
     TandemError,
     UpstreamTimeout,
@@ -48,16 +54,19 @@ from gateway.core.errors import (
 log = logging.getLogger(__name__)
 
 LOAD_LIMIT_S = 300.0
-BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-CRASHES = 3
-CRASH_WINDOW_S = 60.0
-QUARANTINE_S = 60.0
 STUCK_S = 10.0
 STUCK_STEPS = 20.0
 """A worker with work that shows no step for STUCK_S, or this many usual steps, is killed."""
 PAUSE_AT = 256
 RESUME_AT = 64
 """Unread outputs of one sequence at which the worker is told to leave it out, and to go on."""
+
+Cause: TypeAlias = Literal[
+    "start", "load", "crash", "killed", "exit", "hung", "stuck", "not_a_number", "protocol"
+]
+"""Why a worker ended: it could not be started, or not load the model; an abort or a segfault; a
+kill (the kernel, out of memory, or a person); it left; it stood still, or made no step; its model
+computed no numbers; or it sent what is no frame."""
 
 
 class Sequence:
@@ -157,6 +166,20 @@ def _failure(error: str, retry_after: float | None = None) -> TandemError:
     return EngineFailed(f"the local engine failed: {sentence or error}")
 
 
+def _cause(code: int) -> Cause:
+    if code >= 0:
+        return "exit"
+    return "killed" if -code == signal.SIGKILL else "crash"
+
+
+def _ended_by(code: int) -> str:
+    """An exit status in words: `SIGABRT` says more than -6."""
+    try:
+        return signal.Signals(-code).name if code < 0 else f"exit {code}"
+    except ValueError:
+        return f"signal {-code}"
+
+
 class Engine:
     """One supervised worker. `start` and `aclose` belong to the same loop, in the main thread."""
 
@@ -174,11 +197,16 @@ class Engine:
         self._said = 0
         self._waiting_since: float | None = None
         self._usual_s = 0.0
-        self._lived = False
+        self._up_since: float | None = None
+        self._killed_as: Cause | None = None
+        self._computing: dict[int, Tokens[int]] = {}
+        self._poison = PoisonList(time.monotonic)
+        self._restarts = Restarts()
         self._stats: deque[asyncio.Future[dict[str, Any]]] = deque()
         self.ready: Ready | None = None
         self.detail = "not started"
-        self.restarts = 0
+        self.state: State | Literal["starting", "up", "closed"] = "starting"
+        self.ends: Counter[str] = Counter()
 
     async def start(self) -> None:
         """Start the worker and wait for its first try to end well or badly; `ready` says which."""
@@ -190,6 +218,11 @@ class Engine:
         """Queue a job; its id is replaced by one of ours. Raises EngineFailed without a worker."""
         if self._child is None or self.ready is None:
             raise EngineFailed(f"the local engine is not running: {self.detail}")
+        if left := self._poison.refuses(job.tokens):
+            raise PromptRefused(
+                "the local engine died more than once while it worked on this prompt; it is not"
+                f" tried there for another {left:.0f} s"
+            )
         job = replace(job, id=next(self._ids))
         sequence = Sequence(job, self._say, self._forget)
         self._sequences[job.id] = sequence
@@ -211,6 +244,11 @@ class Engine:
         return self._child.pid if self._child else None
 
     @property
+    def restarts(self) -> int:
+        """Workers that ended unasked, at the start or later."""
+        return self.ends.total()
+
+    @property
     def busy(self) -> bool:
         """Whether the worker has something to compute, or has not yet said that it has not."""
         return self._waiting_since is not None
@@ -221,7 +259,7 @@ class Engine:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
             self._keeper = None
-        self.detail = "closed"
+        self.detail = self.state = "closed"
 
     def _say(self, frame: Wire) -> None:
         if self._child is not None:
@@ -236,32 +274,25 @@ class Engine:
     async def _keep(self) -> None:
         """Start workers, one after another, until cancelled."""
         loop = asyncio.get_running_loop()
-        crashes: deque[float] = deque(maxlen=CRASHES)
-        streak = 0
         try:
             while True:
-                began = loop.time()
-                why = await self._one_life()
+                self.state = "starting"
+                cause, why = await self._one_life()
                 now = loop.time()
-                self.detail = why
+                lived = 0.0 if self._up_since is None else now - self._up_since
+                pause = self._restarts.ended(now, lived)
+                self.ends[cause] += 1
+                self.state, self.detail = pause.state, f"{pause.said}: {why}" if pause.said else why
                 self._settled.set()
-                self.restarts += self._lived
-                streak = 1 if self._lived and now - began > CRASH_WINDOW_S else streak + 1
-                crashes.append(now)
-                if len(crashes) == CRASHES and now - crashes[0] < CRASH_WINDOW_S:
-                    log.error("%s: quarantined after %d failures: %s", self._name, CRASHES, why)
-                    self.detail = f"quarantined after {CRASHES} failures: {why}"
-                    crashes.clear()
-                    await asyncio.sleep(QUARANTINE_S)
-                else:
-                    log.warning("%s: the engine worker ended: %s", self._name, why)
-                    await asyncio.sleep(BACKOFF_S[min(streak, len(BACKOFF_S)) - 1])
+                level = logging.ERROR if pause.said else logging.WARNING
+                log.log(level, "%s: the engine worker ended: %s", self._name, self.detail)
+                await asyncio.sleep(pause.seconds)
         finally:
             self._settled.set()
 
-    async def _one_life(self) -> str:
-        """From spawn to the worker's end; why it ended."""
-        self._lived = False
+    async def _one_life(self) -> tuple[Cause, str]:
+        """From spawn to the worker's end; why it ended, for counting and for reading."""
+        self._up_since = self._killed_as = None
         environment = {
             "GGML_NO_BACKTRACE": "1",  # with gdb installed, an abort would fork it for seconds
             "OMP_NUM_THREADS": str(self._settings.threads),
@@ -271,24 +302,28 @@ class Engine:
         try:
             child = await Child.spawn("backends.engine.worker", argument, environment, shared)
         except OSError as error:
-            return f"it could not be started: {error.strerror}"
+            return "start", f"it could not be started: {error.strerror}"
         grace = 0.0
         watchdog: asyncio.Task[None] | None = None
         why = "the engine is closed"
         try:
             why = await self._first_words(child)
             if self.ready is not None:
-                self._lived = True
+                self._up_since = asyncio.get_running_loop().time()
+                self.state = "up"
                 self._settled.set()
-                watchdog = asyncio.create_task(self._watch(child))
-                why = await self._listen(child)
+                heartbeat = Heartbeat(child.pid)
+                watchdog = asyncio.create_task(self._watch(child, heartbeat))
+                why = await self._listen(child, heartbeat)
+            self._blame()
         except FrameError as error:
-            why = f"it sent what it should not: {error}"
+            self._killed_as, why = "protocol", f"it sent what it should not: {error}"
         except asyncio.CancelledError:
             grace = 2.0
             raise
         finally:
             self.ready = self._child = None
+            self._computing.clear()
             self._fail_all(why)
             if watchdog is not None:
                 watchdog.cancel()
@@ -298,7 +333,8 @@ class Engine:
             except asyncio.CancelledError:
                 await stopping  # closed while a dead worker was being tidied away: finish that
                 raise
-        return f"{why} (exit {code})" + (f": {child.last_words}" if child.last_words else "")
+        why = f"{why} ({_ended_by(code)})" + (f": {child.last_words}" if child.last_words else "")
+        return self._killed_as or _cause(code), why
 
     async def _first_words(self, child: Child) -> str:
         """Wait for `ready`. Leaves `self.ready` None if the model cannot be loaded."""
@@ -310,24 +346,60 @@ class Engine:
         if frame is None:
             return "it died while loading"
         if frame["op"] != "ready":
+            self._killed_as = "load"
             return str(frame.get("detail", "it could not load the model"))
         self._said, self._waiting_since, self._usual_s = 0, None, 0.0
         self._child, self.ready, self.detail = child, Ready.unpack(frame), ""
         return ""
 
-    async def _listen(self, child: Child) -> str:
+    async def _listen(self, child: Child, heartbeat: Heartbeat) -> str:
         while (frame := await child.read()) is not None:
-            if frame["op"] == "step":
-                self._note_step(idle=frame["idle"] and frame["seen"] == self._said)
-                for values in frame["out"]:
-                    output = Output.unpack(values)
-                    if sequence := self._sequences.get(output.id):
-                        sequence.deliver(output)
-            elif frame["op"] == "stats" and self._stats:
-                answer = self._stats.popleft()
-                if not answer.done():
-                    answer.set_result(frame)
+            match frame["op"]:
+                case "step":
+                    self._note_step(idle=frame["idle"] and frame["seen"] == self._said)
+                    if failed := self._deliver([Output.unpack(each) for each in frame["out"]]):
+                        self._killed_as = "not_a_number"
+                        return failed
+                case "admitted":
+                    for id in frame["ids"]:
+                        if sequence := self._sequences.get(id):
+                            self._computing[id] = sequence.job.tokens
+                case "pong":
+                    heartbeat.answered()
+                case "stats" if self._stats:
+                    answer = self._stats.popleft()
+                    if not answer.done():
+                        answer.set_result(frame)
+        if self._killed_as == "hung":
+            return "the worker stood still and was killed"
+        if self._killed_as == "stuck":
+            return "the worker made no step and was killed"
         return "the worker died"
+
+    def _deliver(self, outputs: Tokens[Output]) -> str:
+        """Hand outputs on; why the worker must go, if one says so.
+
+        Cells that hold no numbers spoil sequences beside them and those that come after, through
+        cells they share; so a worker that computed such ends, and only those prompts are blamed.
+        """
+        spoilt = {}
+        why = ""
+        for output in outputs:
+            tokens = self._computing.pop(output.id, ()) if output.finish else ()
+            if tokens and output.finish in ("stop", "length"):
+                self._poison.clear(tokens)
+            if (output.error or "").startswith(NOT_A_NUMBER):
+                spoilt[output.id], why = tokens, (output.error or "").partition(": ")[2]
+            if sequence := self._sequences.get(output.id):
+                sequence.deliver(output)
+        if spoilt:
+            self._computing = spoilt
+        return why
+
+    def _blame(self) -> None:
+        """Remember what a worker died over. Known only here: a cancelled sequence counts until the
+        worker has said that it dropped it."""
+        self._poison.blame(tokens for tokens in self._computing.values() if tokens)
 
     def _note_step(self, *, idle: bool) -> None:
         now = asyncio.get_running_loop().time()
@@ -335,16 +407,29 @@ class Engine:
             self._usual_s += 0.1 * (now - self._waiting_since - self._usual_s)
         self._waiting_since = None if idle else now
 
-    async def _watch(self, child: Child) -> None:
-        """Kill a worker that has work and makes no step: nothing else would ever end it."""
+    async def _watch(self, child: Child, heartbeat: Heartbeat) -> None:
+        """Kill a worker that stands still, or has work and makes no step: nothing else would."""
+        await asyncio.gather(self._watch_beats(child, heartbeat), self._watch_steps(child))
+
+    async def _watch_beats(self, child: Child, heartbeat: Heartbeat) -> None:
+        while not heartbeat.tick():
+            child.write({"op": "ping"})
+            await asyncio.sleep(BEAT_S)
+        self._end(child, "hung")
+
+    async def _watch_steps(self, child: Child) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._stuck_s / 4)
             limit = max(self._stuck_s, STUCK_STEPS * self._usual_s)
             if self._waiting_since is not None and loop.time() - self._waiting_since > limit:
-                log.error("%s: the engine worker is stuck; killing it", self._name)
-                child.kill()
+                self._end(child, "stuck")
                 return
+
+    def _end(self, child: Child, cause: Cause) -> None:
+        if self._killed_as is None:
+            self._killed_as = cause
+            child.kill()
 
     def _fail_all(self, why: str) -> None:
         for sequence in list(self._sequences.values()):

@@ -169,6 +169,7 @@ def _logits(context: native.Context, tokens: list[int]) -> Iterator[Doubles]:
 def main() -> None:
     order: Mapping[str, Any] = json.loads(sys.argv[1])
     process.die_with(int(sys.argv[2]))
+    process.no_core_dump()
     process.prefer_as_oom_victim()
     work: Callable[..., dict[str, Any]] = {"quantize": quantize, "compare": compare}[order["op"]]
     try:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from backends.engine.environment import plain
+
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -35,7 +37,7 @@ def run(op: str, progress: Callable[[float], None], **arguments: object) -> dict
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(_ROOT), "GGML_NO_BACKTRACE": "1"},
+        env={**plain(os.environ), "PYTHONPATH": str(_ROOT), "GGML_NO_BACKTRACE": "1"},
     )
     assert child.stdout is not None
     try:

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import random
-import resource
 import socket
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -252,16 +251,6 @@ class Preparer:
                 raise Refused(f"no such operation: {other}")
 
 
-def _limit_memory() -> None:
-    """Bound the address space to what is in use now and HEADROOM."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-    except OSError:
-        return  # not Linux: the time limit alone must do
-    limit = pages * resource.getpagesize() + HEADROOM
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-
 def serve(connection: socket.socket, path: Path) -> None:
     native.start()
     try:
@@ -269,7 +258,7 @@ def serve(connection: socket.socket, path: Path) -> None:
     except native.LoadFailed as error:
         connection.sendall(encode({"op": "fatal", "detail": str(error)}))
         return
-    _limit_memory()
+    process.bound_memory(HEADROOM)  # where there is no such limit, the time limit alone must do
     while (request := receive(connection)) is not None:
         try:
             reply = preparer.answer(request)

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
+from backends.engine.environment import plain
 from backends.engine.protocol import Wire, encode, read
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -45,8 +46,31 @@ def arguments() -> tuple[socket.socket, str]:
     parsed = parser.parse_args()
     die_with(parsed.parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    no_core_dump()
     return socket.socket(fileno=parsed.fd), parsed.argument
+
+
+def no_core_dump() -> None:
+    """In the child: other people's prompts lie in its memory.
+
+    1 byte and not 0: a kernel that hands dumps to a program (systemd-coredump, apport) does so
+    whatever the limit is, except for this one.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    limit = 1 if hard == resource.RLIM_INFINITY else min(1, hard)
+    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
+
+
+def bound_memory(headroom: int) -> None:
+    """In the child: bound the address space to what is in use now and `headroom` bytes (Linux)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError:
+        return
+    limit = pages * resource.getpagesize() + headroom
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard == resource.RLIM_INFINITY or limit < hard:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def prefer_as_oom_victim() -> None:
@@ -58,7 +82,11 @@ def prefer_as_oom_victim() -> None:
 
 
 class Child:
-    """`python -m MODULE --fd N --parent PID ARGUMENT` at the other end of a socketpair."""
+    """`python -m MODULE --fd N --parent PID ARGUMENT` at the other end of a socketpair.
+
+    The socket has no name, so nobody else can connect; the child inherits it and standard error,
+    nothing more: no listening socket, no connection of a client's, no secret of the environment.
+    """
 
     def __init__(
         self,
@@ -101,7 +129,7 @@ class Child:
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
                     stderr=asyncio.subprocess.PIPE,
-                    env={**os.environ, **environment, "PYTHONPATH": _python_path()},
+                    env={**plain(os.environ), **environment, "PYTHONPATH": _python_path()},
                 )
             except BaseException:
                 writer.close()

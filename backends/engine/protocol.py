@@ -11,9 +11,11 @@ Towards the worker:
     sync     {id, epoch, base, tokens} role draft: what the target committed from `base` on
     pause    {id, on}                  whether to leave the sequence out of the steps
     stats    {}
+    ping     {}                        answered by `pong` at once, whatever is being computed
 
 From the worker, one frame per step: `{"out": [Output, …], "seen", "idle"}`, besides `ready`,
-`stats`, `fatal`. `seen` counts the frames it has taken, so that the gateway knows whether `idle`
+`stats`, `pong`, `fatal`, and `admitted` {ids} before sequences are computed for the first time.
+`seen` counts the frames it has taken, pings apart, so that the gateway knows whether `idle`
 (nothing to do until somebody speaks) was said before or after its last command.
 
 Positions count generated tokens: 0 is the first token after the prompt. Roles of a sequence:
@@ -200,6 +202,7 @@ SUPERSEDED = "superseded"
 TOO_LONG = "too_long"
 INVALID = "invalid"
 FAILED = "failed"
+NOT_A_NUMBER = "not_a_number"
 GRAMMAR = "grammar"
 
 

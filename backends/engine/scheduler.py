@@ -43,6 +43,7 @@ from backends.engine.protocol import (
     FAILED,
     GRAMMAR,
     INVALID,
+    NOT_A_NUMBER,
     OVERLOADED,
     SUPERSEDED,
     TOO_LONG,
@@ -56,6 +57,9 @@ from backends.engine.text import TextStream
 from backends.engine.waiting import DrainRate, Waiting
 
 Floats = NDArray[np.float32]
+
+
+NO_NUMBER = "the model's output is not a number; its file may be damaged"
 
 
 class CellsFailed(Exception):
@@ -347,12 +351,18 @@ class Scheduler:
     def slots(self) -> list[Slot]:
         return list(self._slots.values())
 
-    def step(self) -> list[Output]:
-        """Admit, decode, sample; everything there is to tell, in order."""
+    def step(self, admitted: Callable[[list[int]], None] | None = None) -> list[Output]:
+        """Admit, decode, sample; everything there is to tell, in order.
+
+        `admitted` hears, before the decoding, who is computed for the first time.
+        """
         self._expire()
+        before = set(self._slots)
         while (who := self._next()) is not None:
             self._admit(who)
         self._grow()
+        if admitted is not None and (new := [id for id in self._slots if id not in before]):
+            admitted(new)
         batches = self._plan()
         for batch in batches:
             self._run(batch)
@@ -709,15 +719,17 @@ class Scheduler:
         except CellsFailed as error:
             self._fail(batch, str(error))
             return
-        if len(logits) and np.isnan(logits[0]).any():
-            self.stats.not_a_number += 1
-            self._fail(batch, "the model's output is not a number; its file may be damaged")
-            return
         greedy = logits.argmax(axis=1).tolist() if len(logits) else []
         at = 0
         for rows in batch:
-            self._absorb(rows, logits[at : at + rows.outputs], greedy[at : at + rows.outputs])
+            ours, likeliest = logits[at : at + rows.outputs], greedy[at : at + rows.outputs]
             at += rows.outputs
+            # argmax takes a NaN for the largest: one look at its choice tells of all the row.
+            if any(math.isnan(row[token]) for row, token in zip(ours, likeliest, strict=True)):
+                self.stats.not_a_number += 1
+                self._fail([rows], NO_NUMBER, NOT_A_NUMBER)
+            else:
+                self._absorb(rows, ours, likeliest)
 
     def _absorb(self, rows: Rows, logits: Floats, greedy: list[int]) -> None:
         slot = rows.slot
@@ -825,8 +837,8 @@ class Scheduler:
         if finish:
             self._release(slot)
 
-    def _fail(self, batch: list[Rows], why: str) -> None:
+    def _fail(self, batch: list[Rows], why: str, word: str = FAILED) -> None:
         for rows in batch:
             self.stats.failed += 1
-            self._news.append(Output(id=rows.slot.job.id, finish="error", error=f"{FAILED}: {why}"))
+            self._news.append(Output(id=rows.slot.job.id, finish="error", error=f"{word}: {why}"))
             self._release(rows.slot, keep=False)

@@ -15,7 +15,8 @@ class EngineSettings:
     where llama.cpp's attention takes another path and other bits (design.md). `cached`: ended
     sequences kept for prompts that begin alike; `optimism`: the share of `max_tokens` that an
     admission reserves. Strict engines do neither. `snapshots` is the descriptor of the memory for
-    evicted sequences (-1: none), which the worker inherits.
+    evicted sequences (-1: none), which the worker inherits. `memory`: bytes that the worker may take beyond
+    its empty self, before allocations fail (0: as many as there are).
     """
 
     model: str
@@ -34,6 +35,7 @@ class EngineSettings:
     kv: str = "f16"
     gpu_layers: int = 0
     snapshots: int = -1
+    memory: int = 0
 
     def json(self) -> str:
         return json.dumps(asdict(self))

@@ -35,6 +35,7 @@ from backends.engine.protocol import (
     receive,
 )
 from backends.engine.scheduler import (
+    NO_NUMBER,
     CellsFailed,
     Floats,
     GrammarRefused,
@@ -45,6 +46,9 @@ from backends.engine.scheduler import (
 from backends.engine.settings import EngineSettings
 from backends.engine.shape import shape
 from backends.engine.snapshots import Snapshots, fingerprint
+
+LEAVE_S = 5.0
+"""A step that was under way when the gateway went may take so much longer."""
 
 
 class LlamaDecoder:
@@ -198,7 +202,7 @@ def probe(model: native.Model, context: native.Context, verify: int, rows: int =
         # A last part of one row is of another class: no strict sequence is ever that narrow.
         seen.append(np.concatenate(logits)[: rows - 1])
         if np.isnan(seen[-1]).any():
-            raise native.LoadFailed("the model's output is not a number; its file may be damaged")
+            raise native.LoadFailed(NO_NUMBER)
     same = all(np.array_equal(seen[0], logits) for logits in seen[1:])
     return "bitwise" if len(seen) > 1 and same else "tie-tolerant"
 
@@ -210,6 +214,7 @@ class Worker:
         self._connection = connection
         self._scheduler = scheduler
         self._commands: queue.SimpleQueue[Wire | None] = queue.SimpleQueue()
+        self._speaking = threading.Lock()
         self._seen = 0
 
     def run(self) -> None:
@@ -221,7 +226,7 @@ class Worker:
                     return
                 self._seen += 1
                 self._obey(command)
-            self._tell(self._scheduler.step())
+            self._tell(self._scheduler.step(self._admitted))
 
     def stop(self) -> None:
         """End at the next step. Safe in a signal handler: SimpleQueue.put is reentrant."""
@@ -230,10 +235,17 @@ class Worker:
     def _listen(self) -> None:
         try:
             while (frame := receive(self._connection)) is not None:
-                self._commands.put(frame)
+                if frame["op"] == "ping":  # answered here, since a step may take its time
+                    self._send({"op": "pong"})
+                else:
+                    self._commands.put(frame)
         except FrameError as error:
             print(f"engine worker: {error}", file=sys.stderr)  # noqa: T201 (the gateway reads it)
         self._commands.put(None)
+        # Where the kernel does not tell of a parent's death, this thread is what is left to end a
+        # process whose other thread never comes back from a step.
+        time.sleep(LEAVE_S)
+        os._exit(1)
 
     def _next_commands(self) -> Iterable[Wire | None]:
         """All that have come; if there is nothing to compute, wait for one."""
@@ -262,6 +274,10 @@ class Worker:
             case "stats":
                 self._send({"op": "stats", **self._stats()})
 
+    def _admitted(self, ids: list[int]) -> None:
+        """Before they are computed: if that is our end, this says whose prompts were there."""
+        self._send({"op": "admitted", "ids": ids})
+
     def _tell(self, outputs: list[Output]) -> None:
         """One frame a step, even an empty one: it is also the heartbeat."""
         self._send(
@@ -288,7 +304,8 @@ class Worker:
 
     def _send(self, frame: Wire) -> None:
         try:
-            self._connection.sendall(encode(frame))
+            with self._speaking:
+                self._connection.sendall(encode(frame))
         except OSError:
             self._commands.put(None)  # the gateway is gone
 
@@ -331,7 +348,10 @@ def serve(connection: socket.socket, settings: EngineSettings) -> None:
 def main() -> None:
     connection, argument = process.arguments()
     process.prefer_as_oom_victim()
-    serve(connection, EngineSettings(**json.loads(argument)))
+    settings = EngineSettings(**json.loads(argument))
+    if settings.memory:
+        process.bound_memory(settings.memory)
+    serve(connection, settings)
     # llama.cpp's own threads may still sleep in a barrier; nothing is left to tidy up.
     os._exit(0)
 

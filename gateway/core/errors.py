@@ -20,6 +20,7 @@
         ├── UpstreamUnreachable   502  refused, reset before a byte, DNS, TLS
         ├── UpstreamTimeout       504
         ├── UpstreamRejected           its own 4xx, mapped; not retried
+        │   └── PromptRefused     422  it ended the local engine twice; others may be asked
         ├── UpstreamOverloaded    429  its 429 or 529
         ├── UpstreamFailed        502  its 5xx
         ├── UpstreamBroken        502  malformed, cut, or an error inside the stream
@@ -186,6 +187,18 @@ class UpstreamRejected(UpstreamError):
         super().__init__(message, param=param, code=code or "upstream_rejected")
         self.status = status
         self.type = type
+
+
+class PromptRefused(UpstreamRejected):
+    """A prompt that was there when the local engine died, more than once.
+
+    Not a status that clients ask again after; but the next candidate may be tried.
+    """
+
+    retryable = True
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=422, param="prompt", code="prompt_refused")
 
 
 class UpstreamOverloaded(UpstreamError):

@@ -59,7 +59,7 @@ def metrics(clock: FakeClock | None = None) -> Metrics:
     vitals = Vitals(
         in_flight={"small": 2, "stranger": 9},
         upstream_up={"small": True, "big": False},
-        engines={"small": EngineVitals(up=True, restarts=3, rss_bytes=123)},
+        engines={"small": EngineVitals(up=True, restarts={"crash": 3}, rss_bytes=123)},
         dependencies={"redis": DependencyVitals(up=False, errors=5)},
         cache_entries=7,
         cache_bytes=700,
@@ -148,7 +148,8 @@ def test_vitals_are_read_at_the_scrape() -> None:
     assert found["tandem_inflight{upstream=small}"] == 2
     assert not any("stranger" in key for key in found)
     assert found["tandem_upstream_up{upstream=big}"] == 0
-    assert found["tandem_engine_restarts_total{upstream=small}"] == 3
+    assert found["tandem_engine_restarts_total{cause=crash,upstream=small}"] == 3
+    assert found["tandem_engine_quarantined{upstream=small}"] == 0
     assert found["tandem_dependency_up{dep=redis}"] == 0
     assert found["tandem_dependency_errors_total{dep=redis}"] == 5
     assert found["tandem_cache_bytes{}"] == 700
