@@ -15,8 +15,8 @@ class EngineSettings:
     where llama.cpp's attention takes another path and other bits (design.md). `cached`: ended
     sequences kept for prompts that begin alike; `optimism`: the share of `max_tokens` that an
     admission reserves. Strict engines do neither. `snapshots` is the descriptor of the memory for
-    evicted sequences (-1: none), which the worker inherits. `memory`: bytes that the worker may take beyond
-    its empty self, before allocations fail (0: as many as there are).
+    evicted sequences (-1: none), which the worker inherits. `memory`: bytes of address space that
+    the worker may take beyond its empty self (0: as many as there are).
     """
 
     model: str
