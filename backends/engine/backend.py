@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from pydantic import Field
 
 from backends.base import Health, Options, Resources
-from backends.engine import choices, gguf
+from backends.engine import choices, footprint, gguf
 from backends.engine.answer import Answer
 from backends.engine.client import Engine
 from backends.engine.conversation import turn
@@ -25,6 +25,7 @@ from backends.engine.echo import Echo, Reading
 from backends.engine.prompts import Guide, Prompts, Vocabulary
 from backends.engine.protocol import Job, Output, Role, SamplerSettings
 from backends.engine.settings import EngineSettings, default_threads
+from backends.engine.shape import shape
 from backends.engine.snapshots import shared_memory
 from gateway.core.chat import ChatRequest, Endpoint, Feature, Priority, Usage
 from gateway.core.errors import ContextExceeded, EngineFailed, InvalidRequest, Unsupported
@@ -78,6 +79,8 @@ class LlamaCppOptions(Options):
     `max_tokens` caps an answer whose client sets no limit. `prepare_s` bounds the rendering and
     tokenizing of one prompt. `kv` is the type of the KV cells: q8_0 takes 0.53 of f16's memory,
     q4_0 0.28; both need flash attention and a head size that is a multiple of 32.
+    `sha256` pins the file: another one under its name, or a damaged one, is not loaded. Of a split
+    model it is the digest over its parts' digests.
     `raw_grammars`: whether clients may send GBNF of their own; a hostile
     one can hold the worker for seconds, everyone's. `snapshot_mib` is RAM for
     conversations that had to leave the KV cells, so that their next turn need not be computed from
@@ -96,6 +99,7 @@ class LlamaCppOptions(Options):
     default_temperature: float = Field(default=1.0, ge=0)
     queue: int = Field(default=64, ge=1)
     prepare_s: float = Field(default=2.0, gt=0)
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     raw_grammars: bool = True
     snapshot_mib: int = Field(default=0, ge=0)
 
@@ -166,7 +170,7 @@ class LlamaCppBackend:
 
     async def _load(self) -> None:
         try:
-            head = await asyncio.to_thread(gguf.read, self._path)
+            head = await asyncio.to_thread(_examined, self._path, self._options.sha256)
         except gguf.GgufError as error:
             self._detail = str(error)
             log.warning("%s: %s", self._upstream.name, self._detail)
@@ -179,8 +183,8 @@ class LlamaCppBackend:
             return
         facts = self.prompts.vocabulary
         assert facts is not None
-        context = self._options.context or min(facts.trained, DEFAULT_CONTEXT)
-        if context > facts.trained:
+        context = self._options.context or min(facts.trained or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+        if context > facts.trained > 0:
             log.warning(
                 "%s: context %d is more than the %d tokens the model was trained on; "
                 "answers get worse beyond them",
@@ -188,7 +192,17 @@ class LlamaCppBackend:
                 context,
                 facts.trained,
             )
-        settings = replace(self._settings, context=context, snapshots=self._shelf())
+        settings = replace(self._settings, context=context)
+        needed = await asyncio.to_thread(footprint.footprint, head, settings)
+        if why := footprint.refusal(needed, footprint.machine_memory()):
+            self._detail = f"{self._path.name} cannot be used: {why}"
+            log.warning("%s: %s", self._upstream.name, self._detail)
+            return
+        settings = replace(
+            settings,
+            snapshots=self._shelf(),
+            memory=footprint.address_space(needed, settings, self._options.snapshot_mib << 20),
+        )
         self.engine = Engine(settings, name=self._upstream.name)
         self._detail = ""
         _, revision = await asyncio.gather(
@@ -484,6 +498,18 @@ def _session(request: ChatRequest) -> str:
     choice is a job and the newest alone would be left."""
     named = request.extra.get("session_id")
     return named if isinstance(named, str) and choices.wanted(request)[1] == 1 else ""
+
+
+def _examined(path: Path, sha256: str | None) -> gguf.Gguf:
+    """The headers of a file that may be loaded. Raises GgufError."""
+    head = gguf.read(path)
+    shape(head)  # whether it says what its memory is counted by
+    if sha256 is not None and (found := _digest(head.paths)) != sha256:
+        raise gguf.GgufError(
+            f"{path.name} is not the file that is pinned: its sha256 is {found[:12]}…, the"
+            f" configuration says {sha256[:12]}…; it is damaged, or another one."
+        )
+    return head
 
 
 def _digest(paths: tuple[Path, ...]) -> str:

@@ -23,7 +23,7 @@ from typing import Any, Literal, TypeAlias
 
 from backends.engine.heartbeat import BEAT_S, Heartbeat
 from backends.engine.poison import PoisonList
-from backends.engine.process import Child
+from backends.engine.process import Child, ended_by
 from backends.engine.protocol import (
     EXPIRED,
     GRAMMAR,
@@ -172,14 +172,6 @@ def _cause(code: int) -> Cause:
     return "killed" if -code == signal.SIGKILL else "crash"
 
 
-def _ended_by(code: int) -> str:
-    """An exit status in words: `SIGABRT` says more than -6."""
-    try:
-        return signal.Signals(-code).name if code < 0 else f"exit {code}"
-    except ValueError:
-        return f"signal {-code}"
-
-
 class Engine:
     """One supervised worker. `start` and `aclose` belong to the same loop, in the main thread."""
 
@@ -293,10 +285,7 @@ class Engine:
     async def _one_life(self) -> tuple[Cause, str]:
         """From spawn to the worker's end; why it ended, for counting and for reading."""
         self._up_since = self._killed_as = None
-        environment = {
-            "GGML_NO_BACKTRACE": "1",  # with gdb installed, an abort would fork it for seconds
-            "OMP_NUM_THREADS": str(self._settings.threads),
-        }
+        environment = {"OMP_NUM_THREADS": str(self._settings.threads)}
         argument = self._settings.json()
         shared = (self._settings.snapshots,) if self._settings.snapshots >= 0 else ()
         try:
@@ -333,8 +322,10 @@ class Engine:
             except asyncio.CancelledError:
                 await stopping  # closed while a dead worker was being tidied away: finish that
                 raise
-        why = f"{why} ({_ended_by(code)})" + (f": {child.last_words}" if child.last_words else "")
-        return self._killed_as or _cause(code), why
+        if self._killed_as is not None:
+            return self._killed_as, why
+        why = f"{why} ({ended_by(code)})" + (f": {child.last_words}" if child.last_words else "")
+        return _cause(code), why
 
     async def _first_words(self, child: Child) -> str:
         """Wait for `ready`. Leaves `self.ready` None if the model cannot be loaded."""

@@ -90,7 +90,7 @@ class Gguf:
 
     def number(self, key: str, default: int = 0) -> int:
         value = self.metadata.get(key)
-        return int(value) if isinstance(value, int | float) else default
+        return int(value) if isinstance(value, int | float) and math.isfinite(value) else default
 
     @property
     def architecture(self) -> str:

@@ -46,7 +46,7 @@ def start() -> None:
 
 def last_words() -> str:
     """The end of what llama.cpp complained about, for an operator's eyes."""
-    return "".join(_said).strip()[-400:]
+    return "; ".join("".join(_said).strip(" .\n").splitlines())[-400:]
 
 
 class LoadFailed(Exception):

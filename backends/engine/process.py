@@ -23,6 +23,8 @@ from backends.engine.protocol import Wire, encode, read
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PR_SET_PDEATHSIG = 1
+_QUIET = {"GGML_NO_BACKTRACE": "1"}
+"""With gdb installed an abort would start it, for seconds, and its output bury the reason."""
 
 
 def die_with(parent: int) -> None:
@@ -81,6 +83,14 @@ def prefer_as_oom_victim() -> None:
         pass  # not Linux, or not allowed: a preference, no more
 
 
+def ended_by(code: int) -> str:
+    """A return code in words: SIGABRT says more than -6."""
+    try:
+        return signal.Signals(-code).name if code < 0 else f"exit {code}"
+    except ValueError:
+        return f"signal {-code}"
+
+
 class Child:
     """`python -m MODULE --fd N --parent PID ARGUMENT` at the other end of a socketpair.
 
@@ -129,7 +139,7 @@ class Child:
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
                     stderr=asyncio.subprocess.PIPE,
-                    env={**plain(os.environ), **environment, "PYTHONPATH": _python_path()},
+                    env={**plain(os.environ), **_QUIET, **environment, "PYTHONPATH": _path()},
                 )
             except BaseException:
                 writer.close()
@@ -185,7 +195,7 @@ class Child:
             self._words.append(line.decode("utf-8", "replace").strip())
 
 
-def _python_path() -> str:
+def _path() -> str:
     """Our packages first, wherever the gateway was started from."""
     rest = os.environ.get("PYTHONPATH")
     return f"{_ROOT}{os.pathsep}{rest}" if rest else str(_ROOT)

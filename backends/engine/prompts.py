@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backends.engine.process import Child
+from backends.engine.process import Child, ended_by
 from backends.engine.protocol import FrameError, Wire
 from gateway.core.errors import EngineFailed, InvalidRequest
 
@@ -166,8 +166,8 @@ class Prompts:
             await child.stop()
             raise
         if facts is None or "detail" in facts:
-            await child.stop()
-            raise EngineFailed((facts or {}).get("detail") or child.last_words or "it died")
+            died = f"reading its vocabulary ended the process ({ended_by(await child.stop())})"
+            raise EngineFailed((facts or {}).get("detail") or f"{died} {child.last_words}".strip())
         self.vocabulary = Vocabulary(**facts)
         self._child = child
 

@@ -7,6 +7,7 @@ the compute buffer is a guess (so too for mixtures of experts, whose routing is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -161,7 +162,7 @@ def _heads(gguf: Gguf) -> int:
 def _per_layer(gguf: Gguf, key: str, count: int, default: int) -> tuple[int, ...]:
     value = gguf.metadata.get(key)
     if isinstance(value, Array) and value.values:
-        numbers = [int(n) for n in value.values]
+        numbers = [int(n) if math.isfinite(n) else 0 for n in value.values]
         return tuple((numbers + [numbers[-1]] * count)[: max(count, len(numbers))])
     return (gguf.number(key, default),) * count
 

@@ -1,0 +1,80 @@
+"""What one engine's worker will take here, and where that must end.
+
+The estimate is exact (memory.py) for what is known beforehand; a damaged file or a bug can make
+llama.cpp ask for more than any machine has, and a kernel that overcommits then ends somebody, not
+always the one who asked. So what the machine cannot hold is refused before anything starts, and the
+worker's address space is bounded, far above its needs: a bound that is met is a fault.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backends.engine.gguf import Gguf
+from backends.engine.memory import Context, Memory, memory
+from backends.engine.settings import EngineSettings
+
+GIB = 1 << 30
+MARGIN = 3
+"""Address space over the estimate: allocators reserve more than they use, and some of the weights
+are mapped twice for a moment."""
+SPARE = 2 * GIB
+THREAD = 256 << 20
+"""Address space that a thread may reserve: its stack and an allocator's arena of its own."""
+
+
+def footprint(head: Gguf, settings: EngineSettings) -> Memory:
+    """As worker.py makes its context. `settings.context` must be known. Raises GgufError."""
+    cells = settings.cells or settings.context * settings.slots
+    cached = 0 if settings.strict else settings.cached
+    verify = min(settings.verify, max(1, settings.batch // settings.slots) - 1)
+    return memory(
+        head,
+        Context(
+            cells=max(cells, settings.context),
+            sequences=settings.slots + cached,
+            batch=settings.batch,
+            outputs=max(settings.slots * (verify + 1), settings.slots + cached),
+            kv_key=settings.kv,
+            kv_value=settings.kv,
+            unified=not settings.strict,
+            flash_attention=settings.flash_attention,
+        ),
+    )
+
+
+def refusal(needed: Memory, available: int | None) -> str:
+    """Why this cannot run here, as a sentence; "" if it may.
+
+    Weights do not count: they are mapped, and a machine with less memory is slow but not dead.
+    """
+    fixed = needed.total - needed.weights
+    if available is None or fixed <= available:
+        return ""
+    return (
+        f"it needs {fixed / GIB:.1f} GiB beside its weights, most of it for KV cells, and this"
+        f" machine has {available / GIB:.1f} GiB; configure less context, cells or slots"
+    )
+
+
+def address_space(needed: Memory, settings: EngineSettings, shared: int = 0) -> int:
+    """What the worker may take beyond its empty self, `shared` bytes of mapped memory included; 0
+    for no bound: GPU drivers reserve at will, and what a device holds is not in the estimate."""
+    if settings.gpu_layers:
+        return 0
+    return MARGIN * needed.total + SPARE + settings.threads * THREAD + shared
+
+
+def machine_memory() -> int | None:
+    """Bytes that processes here can have: memory and swap, or what a container is allowed."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+    total = 1024 * (kilobytes["MemTotal"] + kilobytes.get("SwapTotal", 0))
+    try:
+        allowed = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        allowed = "max"
+    return min(total, int(allowed)) if allowed.isdecimal() else total
