@@ -46,9 +46,14 @@ def clean_env(**extra: str) -> dict[str, str]:
 
 @contextmanager
 def serve(
-    *arguments: str, env: Mapping[str, str] | None = None, log: Path | None = None
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    log: Path | None = None,
+    all_up: bool = True,
 ) -> Iterator[Serving]:
-    """Run `tandem serve` until the block ends. Fails with its output if it does not come up."""
+    """Run `tandem serve` until the block ends. Fails with its output if it does not come up, with
+    all its upstreams or, not `all_up`, with some.
+    """
     with tempfile.TemporaryDirectory() as empty, tempfile.TemporaryFile("w+") as errors:
         command = [sys.executable, "-m", "gateway", "serve", "--port", "0", "--model-dir", empty]
         process = subprocess.Popen(
@@ -59,7 +64,7 @@ def serve(
             env=dict(env if env is not None else clean_env()),
         )
         try:
-            yield _ready(process, errors)
+            yield _ready(process, errors, all_up)
         finally:
             if process.poll() is None:
                 process.terminate()
@@ -71,7 +76,7 @@ def serve(
             process.stdout.close()
 
 
-def _ready(process: subprocess.Popen[str], errors: object) -> Serving:
+def _ready(process: subprocess.Popen[str], errors: object, all_up: bool) -> Serving:
     assert process.stdout is not None
     output: list[str] = []
     for line in process.stdout:
@@ -80,18 +85,18 @@ def _ready(process: subprocess.Popen[str], errors: object) -> Serving:
         # The announcement ends with its examples and an empty line.
         if found and line == "\n" and any(text.startswith(("try:", "no model")) for text in output):
             base_url = found[1]
-            _wait_ready(base_url)
+            _wait_ready(base_url, all_up)
             return Serving(process, base_url, "".join(output))
     errors.seek(0)  # type: ignore[attr-defined]
     raise AssertionError(f"tandem serve ended: {errors.read()}")  # type: ignore[attr-defined]
 
 
-def _wait_ready(base_url: str) -> None:
+def _wait_ready(base_url: str, all_up: bool) -> None:
     """Until every upstream is up: the companion starts beside us."""
     deadline = time.monotonic() + STARTS_WITHIN_S
     while time.monotonic() < deadline:
         answer = httpx.get(f"{base_url}/readyz", trust_env=False)
-        if answer.status_code == 200 and not answer.json()["upstreams_down"]:
+        if answer.status_code == 200 and not (all_up and answer.json()["upstreams_down"]):
             return
         time.sleep(0.05)
     raise AssertionError("the gateway did not become ready")
