@@ -15,6 +15,7 @@ import httpx
 from backends import BACKENDS
 from backends.base import Backend, Resources
 from backends.engine.backend import LlamaCppBackend
+from backends.engine.footprint import resident
 from backends.speculative.seams import Ended
 from gateway.admin import AdminParts, admin_app
 from gateway.admission import Admission
@@ -201,6 +202,8 @@ class Gateway:
                 up=backend.engine.ready is not None,
                 restarts=backend.engine.ends,
                 quarantined=backend.engine.state in ("quarantined", "held"),
+                load_s=backend.engine.ready.load_s if backend.engine.ready else None,
+                rss_bytes=resident(backend.engine.pid),
                 stats=self._engine_stats.get(name, {}),
             )
             for name, backend in self.backends.items()

@@ -67,6 +67,7 @@ class EngineVitals:
     """By cause: a closed list (client.py)."""
     quarantined: bool = False
     rss_bytes: int | None = None
+    load_s: float | None = None
     stats: Mapping[str, float] = field(default_factory=dict)
     """The worker's own counters (scheduler.Stats) and gauges, at most some seconds old."""
 
@@ -430,6 +431,12 @@ class _VitalsCollector(Collector):
             "1 while the engine's worker is not started again because it failed too often.",
             "upstream",
             {name: engine.quarantined for name, engine in engines.items()},
+        )
+        yield _gauge(
+            "tandem_engine_load_seconds",
+            "What it took to load the model that is up now.",
+            "upstream",
+            {n: e.load_s for n, e in engines.items() if e.load_s is not None},
         )
         yield _gauge(
             "tandem_engine_rss_bytes",

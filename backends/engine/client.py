@@ -54,6 +54,9 @@ from gateway.core.errors import (
 log = logging.getLogger(__name__)
 
 LOAD_LIMIT_S = 300.0
+GONE_S = 0.5
+"""For a worker that has gone to be reaped. Killing it at once would take its exit status from
+asyncio's watcher (Popen.send_signal polls first), and with it the reason."""
 STUCK_S = 10.0
 STUCK_STEPS = 20.0
 """A worker with work that shows no step for STUCK_S, or this many usual steps, is killed."""
@@ -292,7 +295,7 @@ class Engine:
             child = await Child.spawn("backends.engine.worker", argument, environment, shared)
         except OSError as error:
             return "start", f"it could not be started: {error.strerror}"
-        grace = 0.0
+        grace = GONE_S
         watchdog: asyncio.Task[None] | None = None
         why = "the engine is closed"
         try:

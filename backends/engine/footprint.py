@@ -8,6 +8,7 @@ worker's address space is bounded, far above its needs: a bound that is met is a
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from backends.engine.gguf import Gguf
@@ -63,6 +64,15 @@ def address_space(needed: Memory, settings: EngineSettings, shared: int = 0) -> 
     if settings.gpu_layers:
         return 0
     return MARGIN * needed.total + SPARE + settings.threads * THREAD + shared
+
+
+def resident(pid: int | None) -> int | None:
+    """Bytes that a worker has in memory now, None if that is not known."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except OSError:
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def machine_memory() -> int | None:

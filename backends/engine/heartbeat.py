@@ -17,6 +17,8 @@ from pathlib import Path
 BEAT_S = 0.6
 MISSED = 4
 """Ticks without an answer: 2.4 to 3 s, so that a stopped worker is replaced within 5."""
+UNSEEN = 4
+"""So many times as long where there is no /proc: one that gets no turn looks the same there."""
 
 
 class Heartbeat:
@@ -24,7 +26,7 @@ class Heartbeat:
 
     def __init__(self, pid: int, *, missed: int = MISSED) -> None:
         self._stat = Path(f"/proc/{pid}/stat")
-        self._limit = missed
+        self._limit = missed if self._stat.exists() else UNSEEN * missed
         self._missed = 0
         self._asked = False
         self._used = -1

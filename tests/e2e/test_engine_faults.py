@@ -136,6 +136,8 @@ def test_row_26_a_worker_that_dies_mid_stream(
         eventually(lambda: client.post(CHAT, json=SHORT).status_code == 200)
         assert workers(pair.process.pid, SMALL) != [worker]
         eventually(lambda: restarts(client, "small", cause) == 1)
+        for gauge in ("tandem_engine_rss_bytes", "tandem_engine_load_seconds"):
+            assert min(samples(client, gauge).values()) > 0
 
 
 def test_row_26_before_the_first_byte_another_candidate_answers(lasting: Serving) -> None:
@@ -147,6 +149,29 @@ def test_row_26_before_the_first_byte_another_candidate_answers(lasting: Serving
         assert answer.status_code == 200
         assert answer.headers["x-tandem-route"] == "other"
         eventually(lambda: client.post(CHAT, json=SHORT).status_code == 200)
+
+
+def test_row_26_a_prompt_that_was_there_twice_goes_elsewhere(pair: Serving) -> None:
+    """The third time it is answered by the next candidate, without a worker at risk; asked of that
+    model alone, it gets a status that clients do not ask again after. Others are served."""
+    body = {**LONG, "messages": [{"role": "user", "content": "Rosebud"}]}
+    with pair.client() as client:
+        for _ in range(2):
+            (worker,) = workers(pair.process.pid, SMALL)
+            with client.stream("POST", CHAT, json=body) as answer:
+                lines = answer.iter_lines()
+                next(lines)
+                os.kill(worker, signal.SIGKILL)
+                assert error_of([line for line in lines if line])["code"] == "engine_failed"
+            eventually(lambda: client.post(CHAT, json=SHORT).status_code == 200)
+        again = {**body, "stream": False, "max_tokens": 4}
+        elsewhere = client.post(CHAT, json={**again, "model": "either"})
+        assert (elsewhere.status_code, elsewhere.headers["x-tandem-route"]) == (200, "other")
+        refused = client.post(CHAT, json=again)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (422, "prompt_refused")
+        assert "Rosebud" not in refused.text
+        assert client.post(CHAT, json=SHORT).status_code == 200
+        assert restarts(client, "small", "killed") == 2
 
 
 def test_row_27_a_worker_that_stands_still(lasting: Serving) -> None:

@@ -44,6 +44,7 @@ class FakeDecoder:
         self.history: list[list[tuple[int, int]]] = []
         self.broken = False
         self.not_a_number = False
+        self.spoilt: set[int] = set()
 
     @property
     def used(self) -> int:
@@ -68,7 +69,7 @@ class FakeDecoder:
             held.append(token)
             if want:
                 row = np.zeros(VOCAB, np.float32)
-                row[follow(held)] = np.nan if self.not_a_number else 1.0
+                row[follow(held)] = np.nan if self.not_a_number or held[0] in self.spoilt else 1.0
                 logits.append(row)
         assert self.used <= cells
         return np.array(logits, np.float32).reshape(-1, VOCAB)

@@ -200,6 +200,25 @@ def test_logits_that_are_no_numbers_end_request_and_worker(llama_cpp: None, tmp_
     asyncio.run(main())
 
 
+def test_memory_beyond_the_bound_is_a_worker_that_does_not_start(
+    llama_cpp: None, tmp_path: Path
+) -> None:
+    """An allocation that the bound refuses ends the load in words, however llama.cpp takes it."""
+
+    async def main() -> None:
+        path = str(model(tmp_path))
+        engine = Engine(EngineSettings(model=path, slots=1, cells=8_000_000, memory=512 << 20))
+        try:
+            await engine.start()
+            assert engine.ready is None
+            assert set(engine.ends) <= {"load", "crash"}
+            assert len(engine.detail) > 20
+        finally:
+            await engine.aclose()
+
+    asyncio.run(main())
+
+
 def test_copied_samplers_share_nothing(llama_cpp: None, tmp_path: Path) -> None:
     """DRY's samplers are copies of one: what another request said does not change an answer."""
 

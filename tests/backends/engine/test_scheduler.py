@@ -181,6 +181,20 @@ def test_not_a_number_is_an_error() -> None:
     assert scheduler.stats.not_a_number == 1
 
 
+def test_not_a_number_is_its_own_sequence_s_error() -> None:
+    """Whichever row of a batch it is in: that sequence ends, with the word that the gateway acts
+    on, and the others' tokens are right."""
+    scheduler, engine = make()
+    engine.spoilt = {2}
+    for id in (1, 2, 3):
+        scheduler.submit(job(id))
+    ended = finish(scheduler)
+    assert ended[2][-1].error is not None and ended[2][-1].error.startswith("not_a_number: ")
+    for id in (1, 3):
+        assert tokens(ended[id]) == answer([id, 3, 5], 8)
+    assert scheduler.stats.not_a_number == 1
+
+
 def test_a_stop_string_ends_the_text() -> None:
     """Text ends before the stop string; tokens behind it are not generated."""
     scheduler, _ = make()
