@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 
 import httpx
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from gateway.core.chat import ChatRequest
 from gateway.core.events import Event
 from gateway.core.exchange import Call
-from gateway.core.routing import Price, Tier, Upstream, Zone
+from gateway.core.routing import Price, Tier, Upstream, Zone, as_of_date
 
 
 def _zone(value: object) -> object:
@@ -31,21 +32,54 @@ def _zone(value: object) -> object:
     raise ValueError(f"a zone is one of {', '.join(names)}")
 
 
+def _as_of(value: object) -> object:
+    if isinstance(value, date):  # YAML reads a whole day as one
+        value = value.isoformat()
+    if isinstance(value, str) and value:
+        as_of_date(value)
+    return value
+
+
 ZoneName = Annotated[Zone, BeforeValidator(_zone)]
 
 
+Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class PriceOptions(BaseModel):
-    """USD per million tokens, as an operator writes it."""
+    """What an upstream costs, as an operator writes it, in one of three forms.
+
+    `input` and `output` (and `cached_input`) in USD per million tokens; `flat: true` for what is
+    paid anyway, so that an answer adds nothing; or `electricity` in USD per kilowatt-hour, for a
+    machine of one's own.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    input: float
-    output: float
-    cached_input: float | None = None
-    as_of: str = ""
+    input: Usd | None = None
+    output: Usd | None = None
+    cached_input: Usd | None = None
+    flat: Literal[True] | None = None
+    electricity: Usd | None = None
+    as_of: Annotated[str, BeforeValidator(_as_of)] = ""
+
+    @model_validator(mode="after")
+    def _one_form(self) -> PriceOptions:
+        tokens = {self.input, self.output, self.cached_input} != {None}
+        if [tokens, self.flat is not None, self.electricity is not None].count(True) != 1:
+            raise ValueError("a price has input and output, or flat: true, or electricity")
+        if tokens and (self.input is None or self.output is None):
+            raise ValueError("a price per token needs both input and output")
+        return self
 
     def price(self) -> Price:
-        return Price(**self.model_dump())
+        return Price(
+            input=self.input or 0.0,
+            output=self.output or 0.0,
+            cached_input=self.cached_input,
+            kwh=self.electricity,
+            as_of=self.as_of,
+        )
 
 
 class Options(BaseModel):
@@ -69,6 +103,14 @@ class Options(BaseModel):
             return Tier(self.tier)
         local = self.kind == "llama_cpp" or self.zone == Zone.MACHINE
         return Tier.LOCAL if local else Tier.CLOUD
+
+    def price_or_listed(self) -> Price | None:
+        """The operator's price; a backend that knows list prices adds them."""
+        return self.price.price() if self.price else None
+
+    def says_cost(self) -> bool:
+        """Whether the upstream's answers say themselves what they cost."""
+        return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

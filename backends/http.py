@@ -134,6 +134,7 @@ class HttpUpstream:
         ]
         if api_key:
             self._headers.append(("authorization", f"Bearer {api_key}"))
+        self._limits_seen = httpx.Headers(), 0.0
 
     def clock(self, call: Call, *, streaming: bool) -> Clock:
         return Clock(self.name, self._timeouts, call, streaming=streaming)
@@ -207,6 +208,12 @@ class HttpUpstream:
         finally:
             await response.aclose()
 
+    @property
+    def limits_seen(self) -> tuple[list[tuple[str, str]], float]:
+        """The latest headers that may speak of rate limits, and when they came (wall clock)."""
+        headers, seen = self._limits_seen
+        return headers.multi_items(), seen
+
     async def aclose(self) -> None:
         await self._transport.aclose()
 
@@ -249,6 +256,8 @@ class HttpUpstream:
 
     async def _accept(self, response: httpx.Response, clock: Clock, expect: str) -> None:
         status, headers = response.status_code, response.headers
+        if status in (httpx.codes.OK, httpx.codes.TOO_MANY_REQUESTS):
+            self._limits_seen = headers, time.time()
         if status != httpx.codes.OK:
             raise self.rejection(status, headers, await self._beginning(response, clock))
         encoding = headers.get("content-encoding", "identity").strip().lower()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 
+from backends import rate_limits
 from gateway.core.errors import (
     TandemError,
     UpstreamBroken,
@@ -21,16 +21,21 @@ from gateway.core.errors import (
 )
 from gateway.wire.openai import ErrorBody, Malformed, error_of, parse_object
 
-MAX_RETRY_AFTER_S = 600.0
-"""A cooldown is at most ten minutes (operations.md 2.4, row 19)."""
-
 MAX_MESSAGE = 600
 MAX_WORD = 64
 """Characters kept of somebody else's error message, and of its type, code and parameter."""
 
+REQUEST_ID_HEADERS = (
+    "x-request-id",
+    "request-id",
+    "x-ds-trace-id",
+    "mistral-correlation-id",
+    "x-generation-id",
+)
+"""OpenAI, Groq, Together, Fireworks and vLLM; Anthropic; DeepSeek; Mistral; OpenRouter."""
+
 _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
-_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
 def rejection(
@@ -59,7 +64,8 @@ def rejection(
         status,
         error or ErrorBody(message="no message"),
         secrets,
-        retry_after=retry_after(headers, now),
+        retry_after=rate_limits.read(headers.items(), now=now).wait_s,
+        request_id=_request_id(headers),
     )
 
 
@@ -75,15 +81,18 @@ def of_status(
     secrets: tuple[str, ...] = (),
     *,
     retry_after: float | None = None,
+    request_id: str = "",
 ) -> TandemError:
     """One status, one class. The table is in backends/design.md."""
     at = f"Upstream {upstream!r}"
+    asked = f" Its request id: {scrub(request_id, secrets)}." if request_id else ""
     if status in (401, 403):
         # Our credential, not the client's; providers quote parts of a wrong key, so no quoting.
-        return UpstreamError(f"{at} refuses our credential ({status}).", code="upstream_auth")
+        why = f"{at} refuses our credential ({status}).{asked}"
+        return UpstreamError(why, code="upstream_auth")
     if status == 402:
         return UpstreamError(f"{at}: our account there is out of credit.", code="upstream_credit")
-    if status in (429, 529):
+    if status in (429, 498, 529):  # 498: Groq's flex tier is full
         return UpstreamOverloaded(f"{at} is overloaded ({status}).", retry_after=retry_after)
     if status in (408, 504):
         return UpstreamTimeout(f"{at} timed out by itself ({status}).")
@@ -105,8 +114,15 @@ def of_status(
         # No words of its own: a 5xx may hold a traceback, with the prompt in it, and helps nobody
         # outside. Its code may say which failure it was.
         what = f"{status}, {error.code}" if _CODE.fullmatch(error.code or "") else f"{status}"
-        return UpstreamFailed(f"{at} failed ({scrub(what, secrets)}).", retry_after=retry_after)
+        what = scrub(what, secrets)
+        return UpstreamFailed(f"{at} failed ({what}).{asked}", retry_after=retry_after)
     return UpstreamBroken(f"{at} answered with status {status}.")
+
+
+def _request_id(headers: Mapping[str, str]) -> str:
+    """What the provider's support asks for, in whichever header it is."""
+    found = (headers.get(name, "") for name in REQUEST_ID_HEADERS)
+    return next((value for value in found if _ID.fullmatch(value)), "")
 
 
 def scrub(text: str, secrets: tuple[str, ...]) -> str:
@@ -120,51 +136,3 @@ def _kept(text: str, secrets: tuple[str, ...], limit: int) -> str:
     # Scrubbed before it is cut: half a key is no longer found, and still half a key.
     text = scrub(text, secrets)
     return text if len(text) <= limit else text[:limit] + "…"
-
-
-def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds until it is worth asking again, in whichever spelling, at most ten minutes.
-
-    Without a plain header, the reset of the limit that is used up: Groq and OpenAI write it as a
-    duration ("2m59.56s") beside `remaining`.
-    """
-    seconds = _plain(headers, now)
-    if seconds is None:
-        resets = [
-            duration(headers.get(f"x-ratelimit-reset-{kind}", ""))
-            for kind in ("requests", "tokens")
-            if headers.get(f"x-ratelimit-remaining-{kind}", "").strip() == "0"
-        ]
-        seconds = max((reset for reset in resets if reset is not None), default=None)
-    return None if seconds is None else min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
-
-
-def _plain(headers: Mapping[str, str], now: float) -> float | None:
-    for name in ("retry-after-ms", "x-ms-retry-after-ms"):
-        milliseconds = _number(headers.get(name, ""))
-        if milliseconds is not None:
-            return milliseconds / 1000
-    value = headers.get("retry-after", "").strip()
-    seconds = _number(value)
-    if seconds is not None or not value:
-        return seconds
-    try:
-        return parsedate_to_datetime(value).timestamp() - now
-    except ValueError:
-        return None
-
-
-def _number(text: str) -> float | None:
-    text = text.strip()
-    return float(text) if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text, re.ASCII) else None
-
-
-def duration(text: str) -> float | None:
-    """Seconds in "7.66s", "2m59.56s", "1h", "120ms" or a bare number; None if it is neither."""
-    text = text.strip()[:32]
-    if (plain := _number(text)) is not None:
-        return plain
-    pieces = _DURATION.findall(text)
-    if not pieces or "".join(number + unit for number, unit in pieces) != text:
-        return None
-    return sum(float(number) * _UNITS[unit] for number, unit in pieces)

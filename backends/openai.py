@@ -18,6 +18,8 @@ from backends.base import Health, Options, Resources
 from backends.discovery import Served, served
 from backends.http import HttpUpstream, default_transport
 from backends.openai_options import OpenAIOptions
+from backends.rate_limits import RateLimits
+from backends.rate_limits import read as read_limits
 from gateway.core.chat import ChatRequest, Endpoint, Feature
 from gateway.core.errors import TandemError, UpstreamUnreachable
 from gateway.core.events import Document, Event, is_content
@@ -63,14 +65,23 @@ class OpenAIBackend:
             model=options.model,
             context=options.context,
             features=self._corrected(self.profile.features_for(options.model)),
-            price=options.price.price() if options.price else None,
+            price=options.price_or_listed(),
             watts=options.watts,
             carries_body=True,
+            honours=self.profile.honoured,
+            ignores=self.profile.ignored_for(options.model),
         )
+        self._gate = self.profile.gate(self._upstream.features)
 
     @property
     def upstream(self) -> Upstream:
         return self._upstream
+
+    @property
+    def rate_limits(self) -> RateLimits:
+        """What the latest answer said of the upstream's limits; read only when asked."""
+        headers, seen = self._http.limits_seen
+        return read_limits(headers, now=seen, windows=self.profile.limit_windows)
 
     @classmethod
     def parts(cls, options: Options) -> tuple[str, ...]:
@@ -118,6 +129,7 @@ class OpenAIBackend:
         """What is sent: the client's own body where the wire is the same, made to fit."""
         own_wire = request.dialect in OWN_DIALECTS
         body = dict(request.body) if own_wire else openai_body(request)
+        body = self._gate.kept(body)
         body["model"] = self._upstream.model
         for theirs, ours in self.profile.renames.items():
             if theirs in body:
@@ -164,6 +176,7 @@ class OpenAIBackend:
             return
         if found is not None:
             self._upstream = self._grown(found)
+            self._gate = self.profile.gate(self._upstream.features)
             self._learned = True
 
     def _grown(self, found: Served) -> Upstream:
@@ -176,6 +189,7 @@ class OpenAIBackend:
             context=self.options.context or found.context,
             features=self._corrected(features),
             created=found.created,
+            ignores=self.profile.ignored_for(model),
         )
 
     def _corrected(self, features: frozenset[Feature]) -> frozenset[Feature]:

@@ -9,12 +9,14 @@ from pydantic import ConfigDict, Field, SecretStr, field_validator, model_valida
 
 from backends.base import Options
 from backends.http import Timeouts
+from backends.prices import listed_price
 from backends.profiles import PROFILES, Profile, profile_for
 from gateway.core.chat import Feature
+from gateway.core.routing import Price
 
 
 class OpenAIOptions(Options):
-    """A config entry of kind openai, groq, vllm or companion.
+    """A config entry of kind openai, companion, or one that is called as its profile is.
 
     `profile` names the provider where kind and address do not tell; `extra_features` and
     `without_features` correct it for one model (`images` for a vision model on vLLM).
@@ -74,6 +76,13 @@ class OpenAIOptions(Options):
         if not self.model and not facts.self_hosted:
             raise ValueError(f"kind {self.kind} needs a model")
         return self
+
+    def price_or_listed(self) -> Price | None:
+        """The operator's price, else the list's for this provider's model."""
+        return super().price_or_listed() or listed_price(self.facts().name, self.model)
+
+    def says_cost(self) -> bool:
+        return self.facts().reports_cost
 
     def facts(self) -> Profile:
         return profile_for(self.kind, self.base_url, self.profile)

@@ -16,6 +16,7 @@ from backends import BACKENDS
 from backends.base import Backend, Resources
 from backends.engine.backend import LlamaCppBackend
 from backends.engine.footprint import resident
+from backends.rate_limits import Limited
 from backends.speculative.seams import Ended
 from gateway.admin import AdminParts, admin_app
 from gateway.admission import Admission
@@ -216,6 +217,11 @@ class Gateway:
             in_flight=self.fleet.in_flight(),
             upstream_up={name: health.ok for name, health in self.fleet.health().items()},
             upstreams=self.fleet.vitals(),
+            rate_limits={
+                name: backend.rate_limits
+                for name, backend in self.backends.items()
+                if isinstance(backend, Limited)
+            },
             engines=engines,
             dependencies=dependencies,
             cache_entries=len(self.memory) if self.memory is not None else 0,
@@ -283,6 +289,7 @@ def rulebook(config: Config) -> Rulebook:
         default_zone=config.privacy.default,
         epoch=hashlib.sha256(repr((config.aliases, config.rules)).encode()).hexdigest()[:16],
         deadline_s=config.server.deadline,
+        strict_parameters=config.server.strict_parameters,
     )
 
 

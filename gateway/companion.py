@@ -32,7 +32,7 @@ from gateway.core.routing import Upstream
 from gateway.dialects.base import Dialect
 from gateway.dialects.openai_chat import OpenAIChat
 from gateway.dialects.openai_completions import OpenAICompletions
-from gateway.settle import Energy, cost
+from gateway.settle import Energy, note_cost
 from gateway.wire.openai_shapes import error_body
 
 logger = logging.getLogger("tandem.companion")
@@ -196,8 +196,8 @@ def session_record(
             "gain": None,
         },
     )
-    draft.cost_usd, draft.cost_known = cost(upstream, ended.usage)
     draft.energy_j, draft.energy_estimated = energy(upstream, ended.seconds)
+    note_cost(draft, upstream)
     return draft.freeze()
 
 

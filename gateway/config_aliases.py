@@ -20,7 +20,7 @@ def default_aliases(upstreams: Mapping[str, Options]) -> dict[str, tuple[str, ..
 
     def price(name: str) -> float:
         """Unknown is dearest: no remote model is assumed to be free."""
-        known = upstreams[name].price
+        known = upstreams[name].price_or_listed()
         return known.input + known.output if known else float("inf")
 
     orders = {

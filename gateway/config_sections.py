@@ -99,6 +99,7 @@ class Server(Section):
 
     `admin_port` has metrics and admin, on loopback, once `host` is beyond it.
     `deadline` is the whole budget of a request whose alias sets none, in seconds.
+    `strict_parameters` refuses what an upstream would ignore, unless a request says otherwise.
     """
 
     host: str = "127.0.0.1"
@@ -108,6 +109,7 @@ class Server(Section):
     allowed_hosts: LowerNames = ()
     allowed_origins: LowerNames = ()
     deadline: Duration = 600.0
+    strict_parameters: bool = False
 
 
 class Alias(Section):

@@ -24,7 +24,7 @@ PROVIDERS = {
     "CEREBRAS_API_KEY": ("cerebras", "llama-3.3-70b"),
     "MISTRAL_API_KEY": ("mistral", "mistral-small-latest"),
 }
-"""variable → (profile, the model asked for until a configuration names another)"""
+"""variable → (kind, the model asked for until a configuration names another)"""
 
 NEIGHBOURS = {"ollama": 11434, "vllm": 8000, "lmstudio": 1234}
 PROBE_TIMEOUT_S = 0.4
@@ -146,8 +146,7 @@ def _providers(
     for variable, (profile, model) in PROVIDERS.items():
         if env.get(variable):
             upstreams[profile] = {
-                "kind": "groq" if profile == "groq" else "openai",
-                "profile": profile,
+                "kind": profile,
                 "model": model,
                 "api_key": env[variable],
             }
@@ -171,8 +170,7 @@ async def _neighbours(
         if model is None:
             continue
         upstreams[name] = {
-            "kind": "vllm" if name == "vllm" else "openai",
-            "profile": "vllm" if name == "vllm" else "generic",
+            "kind": name,
             "base_url": f"http://127.0.0.1:{port}/v1",
             "model": model,
         }

@@ -24,6 +24,7 @@ from gateway.core.errors import (
 from gateway.core.exchange import Caller
 from gateway.core.registry import suggest
 from gateway.core.routing import Candidate, Rejection, Zone
+from gateway.parameters import ignored_fields
 
 
 class Reason(StrEnum):
@@ -124,6 +125,8 @@ def admit(
     caller: Caller,
     counted: Mapping[str, int],
     min_bits: float | None = None,
+    *,
+    strict: bool = False,
 ) -> tuple[tuple[Candidate, ...], tuple[Rejection, ...]]:
     """What may serve the request, in the given order, and why the others may not.
 
@@ -131,6 +134,7 @@ def admit(
     prompt tokens by upstream, for those that `ask_count` asked about. One that could not be counted
     stays: its own server refuses what is too long, and nothing truncates. `min_bits` takes out what
     is known to have fewer bits a weight; what remote models have, nobody says, so they stay.
+    `strict` takes out what would ignore a part of the request.
     """
     zone = min(zone, caller.zone)
     kept: list[Candidate] = []
@@ -139,6 +143,7 @@ def admit(
     for candidate in candidates:
         rejection = (
             _refused(request, candidate, zone)
+            or (_heedless(request, candidate) if strict else None)
             or _too_coarse(candidate, min_bits)
             or _down(candidate)
             or _too_long(request, candidate, counted)
@@ -213,6 +218,19 @@ def _refused(request: ChatRequest, candidate: Candidate, zone: Zone) -> Rejectio
             param=params[0],
         )
     return None
+
+
+def _heedless(request: ChatRequest, candidate: Candidate) -> Rejection | None:
+    name = candidate.upstream.name
+    ignored = ignored_fields(request, candidate.upstream)
+    if not ignored:
+        return None
+    return Rejection(
+        upstream=name,
+        reason=Reason.FEATURE,
+        detail=f"{name} ignores {', '.join(f'`{each}`' for each in ignored)}",
+        param=ignored[0],
+    )
 
 
 def _too_long(

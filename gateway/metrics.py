@@ -22,6 +22,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
+from backends.rate_limits import Kind, RateLimits
 from gateway import __version__
 from gateway.core.chat import Endpoint
 from gateway.core.exchange import ExchangeRecord
@@ -87,6 +88,7 @@ class Vitals:
     in_flight: Mapping[str, int] = field(default_factory=dict)
     upstream_up: Mapping[str, bool] = field(default_factory=dict)
     upstreams: Mapping[str, UpstreamVitals] = field(default_factory=dict)
+    rate_limits: Mapping[str, RateLimits] = field(default_factory=dict)
     engines: Mapping[str, EngineVitals] = field(default_factory=dict)
     dependencies: Mapping[str, DependencyVitals] = field(default_factory=dict)
     cache_entries: int = 0
@@ -109,6 +111,7 @@ class Metrics:
         upstreams: Iterable[str],
         vitals: Callable[[], Vitals] = Vitals,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.registry = CollectorRegistry()
         self._clock = clock
@@ -119,7 +122,7 @@ class Metrics:
         self._series: list[CounterSeries | HistogramSeries] = []
         self._declare()
         self.registry.register(_SeriesCollector(self._series))
-        self.registry.register(_VitalsCollector(vitals, self._upstreams))
+        self.registry.register(_VitalsCollector(vitals, self._upstreams, wall))
         ProcessCollector(registry=self.registry)
 
     def observe(self, record: ExchangeRecord) -> None:
@@ -257,10 +260,12 @@ class Metrics:
             ("model", "tier", "type"),
             limit=100,
         )
-        self._cost = counter("tandem_cost_usd_total", "Spent at configured prices.", lane, limit=40)
+        self._cost = counter(
+            "tandem_cost_usd_total", "Spent, where the cost is known.", lane, limit=40
+        )
         self._cost_unknown = counter(
             "tandem_cost_unknown_total",
-            "Answers whose upstream has no configured price.",
+            "Answers whose cost nobody knows: no price, or none for so long a prompt.",
             ("upstream",),
             limit=24,
         )
@@ -403,9 +408,15 @@ def _engine_counts(engines: Mapping[str, EngineVitals]) -> Iterator[Metric]:
 class _VitalsCollector(Collector):
     """Gauges, and counters that somebody else keeps, read at scrape time."""
 
-    def __init__(self, vitals: Callable[[], Vitals], upstreams: frozenset[str]) -> None:
+    def __init__(
+        self,
+        vitals: Callable[[], Vitals],
+        upstreams: frozenset[str],
+        wall: Callable[[], float],
+    ) -> None:
         self._vitals = vitals
         self._upstreams = upstreams
+        self._wall = wall
 
     def collect(self) -> Iterator[Metric]:
         now = self._vitals()
@@ -420,6 +431,7 @@ class _VitalsCollector(Collector):
             self._ours(now.upstream_up),
         )
         yield from _resilience(self._ours(now.upstreams))
+        yield _limits_left(self._ours(now.rate_limits), self._wall())
         yield _gauge(
             "tandem_engine_up",
             "1 if the engine's worker serves.",
@@ -476,6 +488,21 @@ class _VitalsCollector(Collector):
 
     def _ours(self, by_name: Mapping[str, T]) -> dict[str, T]:
         return {name: value for name, value in by_name.items() if name in self._upstreams}
+
+
+def _limits_left(limits: Mapping[str, RateLimits], now: float) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(
+        "tandem_upstream_ratelimit_remaining_ratio",
+        "What is left of a provider's scarcest limit, by its own headers.",
+        labels=("upstream", "kind"),
+    )
+    kinds: tuple[Kind, ...] = ("requests", "tokens")
+    for name, said in limits.items():
+        for kind in kinds:
+            ratio = said.remaining_ratio(kind, now)
+            if ratio is not None:
+                family.add_metric((name, kind), ratio)
+    return family
 
 
 def _gauge(name: str, text: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:

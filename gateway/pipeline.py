@@ -19,9 +19,10 @@ from gateway.core.exchange import Attempt, Call, Exchange, ExchangeRecord, Recor
 from gateway.core.routing import Tier, Upstream, Zone
 from gateway.deadlines import client_patience
 from gateway.fleet import Fleet, Trial
+from gateway.parameters import ignored_fields
 from gateway.plan import Plan, Planner
 from gateway.resilience.retry_budget import MOST_ATTEMPTS
-from gateway.settle import Energy, Tally, ignored_fields, note_end, note_outcome, result_of
+from gateway.settle import Energy, Tally, note_end, note_outcome, result_of
 
 HELD_EVENTS = 64
 HELD_BYTES = 256 * 1024

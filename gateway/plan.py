@@ -14,6 +14,7 @@ from gateway.core.exchange import Exchange
 from gateway.core.routing import Candidate, Facts, Route, Zone
 from gateway.filters import admit, ask_count, last_hope, min_bits, refusal, resolve
 from gateway.fleet import Fleet
+from gateway.parameters import strict as wants_strict
 from gateway.privacy import zone_of
 from router_policies.base import Policy
 from router_policies.facts import facts as facts_of
@@ -44,6 +45,7 @@ class Rulebook:
     default_zone: Zone = Zone.PUBLIC
     epoch: str = ""
     deadline_s: float | None = None
+    strict_parameters: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +78,10 @@ class Planner:
         candidates = self._fleet.snapshot(book.reach(alias, facts, names))
         wished = min_bits(exchange.headers)
         counted = await self._count(request, candidates, zone)
-        kept, rejected = admit(request, candidates, zone, caller, counted, wished)
+        strict = wants_strict(exchange.headers, book.strict_parameters)
+        kept, rejected = admit(request, candidates, zone, caller, counted, wished, strict=strict)
         if not kept and (hope := last_hope(candidates, rejected)):
-            kept, _ = admit(request, hope, zone, caller, counted, wished)
+            kept, _ = admit(request, hope, zone, caller, counted, wished, strict=strict)
         if not kept:
             raise refusal(request, rejected)
         policy = book.pin if alias is None else book.aliases[alias].policy

@@ -77,6 +77,7 @@ def to_json(record: ExchangeRecord) -> dict[str, Any]:
         "duration_ms": _ms(record.duration_s),
         "inter_token_ms": _ms(record.inter_token_s),
         "cost_usd": record.cost_usd if record.cost_known else None,
+        "cost_estimated": record.cost_estimated if record.cost_known else None,
         "avoided_usd": record.avoided_usd,
         "energy_j": record.energy_j,
         "energy_estimated": None if record.energy_j is None else record.energy_estimated,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -27,16 +26,6 @@ Energy = Callable[[Upstream, float], tuple[float | None, bool]]
 """(upstream, busy seconds) → (joules or None, whether that is an estimate)"""
 
 BYTES_PER_TOKEN = 4
-
-# Fields that change nothing about the answer, so that not passing them on is nothing to announce.
-IDLE_FIELDS = frozenset(
-    "user metadata store service_tier safety_identifier prompt_cache_key prompt_cache_retention "
-    "prompt_cache_options stream_options cache_prompt id_slot samplers t_max_prompt_ms "
-    "t_max_predict_ms n_indent".split()
-)
-CARRIED_DIALECTS = frozenset({"openai_chat", "openai_completions"})
-"""Client wires that an upstream can speak too; a body in another is written anew for it."""
-_PRINTABLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class Tally:
@@ -109,25 +98,43 @@ def note_outcome(
     draft.inter_token_s = tally.inter_token_s(usage.completion_tokens)
     answered = tally.answered or upstream
     draft.upstream_model, draft.tier = answered.model, answered.tier
-    draft.cost_usd, draft.cost_known = cost(answered, usage)
+    draft.energy_j, draft.energy_estimated = energy(upstream, seconds)
+    note_cost(draft, answered)
     for part in tally.parts:
         draft.attempts.append(
             Attempt(upstream=part.upstream, result=part.result, seconds=part.seconds)
         )
         if draft.cost_usd is None or part.cost_usd is None:
-            draft.cost_usd, draft.cost_known = None, False
-        else:
+            draft.cost_usd, draft.cost_known, draft.cost_estimated = None, False, False
+        elif part.cost_usd:
             draft.cost_usd += part.cost_usd
-    draft.energy_j, draft.energy_estimated = energy(upstream, seconds)
+            draft.cost_estimated = True  # nobody tells what a cancelled answer had read
 
 
-def cost(upstream: Upstream, usage: Usage) -> tuple[float | None, bool]:
-    """(USD, whether it is known). A local model costs electricity, which energy counts."""
-    if upstream.price is not None:
-        return upstream.price.of(usage), True
-    if upstream.tier is Tier.LOCAL:
-        return 0.0, True
-    return None, False
+def note_cost(draft: RecordDraft, upstream: Upstream) -> None:
+    """What the answer cost, from the usage and energy that the draft already has."""
+    joules = draft.energy_j
+    draft.cost_usd = cost(upstream, draft.usage, joules)
+    draft.cost_known = draft.cost_usd is not None
+    by_energy = upstream.price is not None and upstream.price.kwh is not None
+    guess = draft.energy_estimated if by_energy else draft.usage.estimated
+    draft.cost_estimated = draft.cost_known and guess
+
+
+def cost(upstream: Upstream, usage: Usage, joules: float | None = None) -> float | None:
+    """USD, or None if it is not known: never silently zero.
+
+    The operator's price, else what the upstream itself says, else the list price. A local model
+    without a price costs nothing but the electricity that energy counts.
+    """
+    price = upstream.price
+    if price is not None and not price.listed:
+        return price.of(usage, joules)
+    if usage.cost_usd is not None:
+        return usage.cost_usd
+    if price is not None:
+        return price.of(usage, joules)
+    return 0.0 if upstream.tier is Tier.LOCAL else None
 
 
 def note_end(draft: RecordDraft, error: BaseException | None) -> None:
@@ -157,17 +164,6 @@ def result_of(error: BaseException | None) -> str:
             return "cancelled"
         case _:
             return "internal"
-
-
-def ignored_fields(request: ChatRequest, upstream: Upstream) -> tuple[str, ...]:
-    """Fields that will not reach the model's server; the answer announces them (DESIGN 2.1).
-
-    Their names come from the client and go into a response header, so only plain ones are shown.
-    """
-    if upstream.carries_body and request.dialect in CARRIED_DIALECTS:
-        return ()
-    names = sorted(set(request.extra) - IDLE_FIELDS)
-    return tuple(name for name in names if _PRINTABLE.fullmatch(name))
 
 
 def _estimate(request: ChatRequest, collector: Collector) -> Usage:

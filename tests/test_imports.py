@@ -21,12 +21,14 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "gateway.resilience": (),
     "backends": (*CORE, "backends"),
     "router_policies": (*CORE, "router_policies"),
+    "gateway.parameters": CORE,
     "gateway.plan": (
         *CORE,
         "router_policies.base",
         "router_policies.facts",
         "gateway.fleet",
         "gateway.filters",
+        "gateway.parameters",
         "gateway.privacy",
     ),
     "gateway.pipeline": (
@@ -36,6 +38,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "gateway.admission",
         "gateway.deadlines",
         "gateway.fleet",
+        "gateway.parameters",
         "gateway.plan",
         "gateway.resilience.retry_budget",
         "gateway.settle",

@@ -140,7 +140,7 @@ class LlamaCppBackend:
             model=self._path.stem,
             context=options.context,
             features=self._features,
-            price=options.price.price() if options.price else None,
+            price=options.price_or_listed(),
             watts=options.watts,
         )
 

@@ -125,7 +125,7 @@ class SpeculativeBackend:
             zone=zone,
             features=target.features & CARRIED,
             context=options.context or target.context,
-            price=options.price.price() if options.price else target.price,
+            price=options.price_or_listed() or target.price,
             watts=options.watts or target.watts,
         )
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from datetime import date
 from pathlib import Path
 
 from gateway.config import ConfigError, load
+from gateway.price_notes import price_notes
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -27,4 +29,6 @@ def run_check(arguments: argparse.Namespace) -> int:
     print(f"{arguments.file}: {upstreams} upstreams, {aliases} aliases, {len(config.rules)} rules")
     for name, alias in config.aliases.items():
         print(f"  {name}: {', '.join(alias.candidates)}")
+    for note in price_notes(config.upstreams, date.today()):
+        print(f"warning: {note}")
     return 0

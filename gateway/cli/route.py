@@ -107,8 +107,8 @@ def _lines(plan: Plan, model: str, limit: int | None) -> list[str]:
 
 
 def _describe(upstream: Upstream, usage: Usage) -> str:
-    usd, known = cost(upstream, usage)
-    price = f"{usd:.6f} USD" if known and usd is not None else "price unknown"
+    usd = cost(upstream, usage)
+    price = "price unknown" if usd is None else f"{usd:.6f} USD"
     return f"{upstream.name} ({upstream.tier.value}, {upstream.zone.label}, {price})"
 
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 from gateway.app import Gateway
@@ -22,6 +23,7 @@ from gateway.core.routing import Zone
 from gateway.discovery import BUNDLED_TARGET, TARGET, Found, discover
 from gateway.limits.keys import OpenGateway, callers_from, check_bind, is_loopback
 from gateway.listen import Listeners, listener
+from gateway.price_notes import price_notes
 from gateway.record import JsonLog
 
 logger = logging.getLogger("tandem.serve")
@@ -129,6 +131,8 @@ async def configure(
         config = replace(config, cache=CacheSection(exact=ExactCache(memory=0)))
     if config.memory.budget is not None:
         logger.warning("memory.budget is read but not enforced yet")
+    for note in price_notes(config.upstreams, date.today()):
+        logger.warning("%s", note)
     changes = {"host": arguments.host, "port": arguments.port}
     server = config.server.model_copy(update={k: v for k, v in changes.items() if v is not None})
     callers = callers_from(config.callers, env)

@@ -178,6 +178,7 @@ class Usage:
     """Tokens of one answer. `estimated` is set when an upstream did not report them.
 
     `cut_tokens` were left out around a hole to fill, by its protocol's rule (DESIGN 2.2).
+    `cost_usd` is what the upstream itself says that the answer cost, where it does.
     """
 
     prompt_tokens: int = 0
@@ -185,6 +186,7 @@ class Usage:
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     cut_tokens: int = 0
+    cost_usd: float | None = None
     estimated: bool = False
 
     @property

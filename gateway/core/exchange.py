@@ -85,7 +85,8 @@ class RecordDraft:
     """A record while its request is still in flight; `freeze` ends it.
 
     Times are seconds; `ttft_s` counts from arrival to the first content. `avoided_usd` is what a
-    cache hit saved; `ignored` are request fields that did not reach the model.
+    cache hit saved; `cost_estimated` says that it rests on guessed tokens or joules; `ignored` are
+    request fields that did not reach the model or do nothing there.
     """
 
     id: str
@@ -115,6 +116,7 @@ class RecordDraft:
     inter_token_s: float | None = None
     cost_usd: float | None = None
     cost_known: bool = False
+    cost_estimated: bool = False
     energy_j: float | None = None
     energy_estimated: bool = True
     avoided_usd: float | None = None
@@ -161,6 +163,7 @@ class ExchangeRecord:
     inter_token_s: float | None
     cost_usd: float | None
     cost_known: bool
+    cost_estimated: bool
     energy_j: float | None
     energy_estimated: bool
     avoided_usd: float | None

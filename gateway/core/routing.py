@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from calendar import monthrange
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from enum import IntEnum, StrEnum
 from typing import Any, TypeAlias
 
@@ -38,19 +41,52 @@ class Zone(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """USD per million tokens. `as_of` is year-month; a stale price is warned about."""
+    """USD per million tokens, or per kilowatt-hour; all zeros is a flat rate, paid anyway.
 
-    input: float
-    output: float
+    `up_to`: prompts of more tokens have another price, which is not known here. `as_of` is
+    year-month or a day; a stale price is warned about. `listed` says that it is from the list that
+    comes with Tandem, not the operator's own.
+    """
+
+    input: float = 0.0
+    output: float = 0.0
     cached_input: float | None = None
+    up_to: int | None = None
+    kwh: float | None = None
     as_of: str = ""
+    listed: bool = False
 
-    def of(self, usage: Usage) -> float:
-        """USD for one answer; cached prompt tokens at their own price if there is one."""
+    def of(self, usage: Usage, joules: float | None = None) -> float | None:
+        """USD for one answer; cached prompt tokens at their own price if there is one.
+
+        None if it cannot be told: beyond `up_to`, or electricity that nobody measured.
+        """
+        if self.kwh is not None:
+            return None if joules is None else joules / JOULES_PER_KWH * self.kwh
+        if self.up_to is not None and usage.prompt_tokens > self.up_to:
+            return None
         cached = min(usage.cached_tokens, usage.prompt_tokens)
         cached_price = self.input if self.cached_input is None else self.cached_input
         micro = (usage.prompt_tokens - cached) * self.input + cached * cached_price
         return (micro + usage.completion_tokens * self.output) / 1e6
+
+    def age_days(self, today: date) -> int | None:
+        """How long ago the price was looked up; None if nobody says."""
+        return (today - as_of_date(self.as_of)).days if self.as_of else None
+
+
+JOULES_PER_KWH = 3.6e6
+
+_AS_OF = re.compile(r"(\d{4})-(\d{2})(?:-(\d{2}))?")
+
+
+def as_of_date(text: str) -> date:
+    """The day in "2026-08-14"; for "2026-08" its last one. Raises ValueError."""
+    match = _AS_OF.fullmatch(text)
+    if match is None or not 1 <= int(match[2]) <= 12:
+        raise ValueError("as_of is a month or a day, like 2026-08 or 2026-08-14")
+    year, month = int(match[1]), int(match[2])
+    return date(year, month, int(match[3] or monthrange(year, month)[1]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +97,9 @@ class Upstream:
     bound its tokens (byte-level vocabularies), so that a short prompt needs no counting.
     `watts` is the configured draw while busy, for the energy estimate. `carries_body` says that
     request fields which we do not read still reach the model's server; elsewhere they are announced
-    as ignored. `bits` is what a weight takes in the model's file, None where nobody says.
+    as ignored. `honours` are the fields that have an effect there, None where nobody knows them
+    all; `ignores` are fields that have none. `bits` is what a weight takes in the model's file,
+    None where nobody says.
     """
 
     name: str
@@ -77,6 +115,8 @@ class Upstream:
     created: int = 0
     prompt_ceiling: bool = False
     carries_body: bool = False
+    honours: frozenset[str] | None = None
+    ignores: frozenset[str] = frozenset()
     bits: float | None = None
 
 

@@ -206,9 +206,31 @@ def _usage(usage: dict[str, Any]) -> Usage:
     return Usage(
         prompt_tokens=_integer(usage.get("prompt_tokens"), 0),
         completion_tokens=_integer(usage.get("completion_tokens"), 0),
-        cached_tokens=_integer(prompt_details.get("cached_tokens"), 0),
-        reasoning_tokens=_integer(completion_details.get("reasoning_tokens"), 0),
+        cached_tokens=_first(
+            prompt_details.get("cached_tokens"),
+            usage.get("prompt_cache_hit_tokens"),  # DeepSeek
+            usage.get("cached_tokens"),  # Together, Moonshot
+            usage.get("num_cached_tokens"),  # Mistral
+        ),
+        reasoning_tokens=_first(
+            completion_details.get("reasoning_tokens"),
+            usage.get("reasoning_tokens"),  # Perplexity
+        ),
+        cost_usd=_cost(usage.get("cost")),
     )
+
+
+def _cost(cost: Any) -> float | None:
+    """OpenRouter's `cost`, a number, or Perplexity's, an object with a `total_cost`."""
+    total = cost.get("total_cost") if isinstance(cost, dict) else cost
+    if isinstance(total, bool) or not isinstance(total, int | float) or total < 0:
+        return None
+    return float(total)
+
+
+def _first(*counts: Any) -> int:
+    """The first of several spellings that has a count, else 0."""
+    return next((count for each in counts if (count := _integer(each, 0))), 0)
 
 
 def error_of(document: Mapping[str, Any]) -> ErrorBody | None:

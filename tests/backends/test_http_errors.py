@@ -7,11 +7,8 @@ import pytest
 
 from backends.http_errors import (
     MAX_MESSAGE,
-    MAX_RETRY_AFTER_S,
     MAX_WORD,
-    duration,
     rejection,
-    retry_after,
 )
 from gateway.core.errors import (
     TandemError,
@@ -110,41 +107,22 @@ def test_error_under_200() -> None:
     assert type(error(200, {"error": {"message": "m", "code": 429}})) is UpstreamOverloaded
 
 
+@pytest.mark.parametrize("status", [401, 500, 503])
 @pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [
-        ({}, None),
-        ({"retry-after": "7"}, 7.0),
-        ({"retry-after": "0.5"}, 0.5),
-        ({"retry-after": "7", "retry-after-ms": "250"}, 0.25),
-        ({"x-ms-retry-after-ms": "1500"}, 1.5),
-        ({"retry-after": "Fri, 15 Jan 2027 08:00:30 GMT"}, 30.0),
-        ({"retry-after": "Fri, 15 Jan 2021 08:00:30 GMT"}, 0.0),
-        ({"retry-after": "86400"}, MAX_RETRY_AFTER_S),
-        ({"retry-after": "soon"}, None),
-        ({"retry-after": "-3"}, None),
-        ({"retry-after": "nan"}, None),
-        (
-            {
-                "x-ratelimit-remaining-requests": "12",
-                "x-ratelimit-reset-requests": "5h",
-                "x-ratelimit-remaining-tokens": "0",
-                "x-ratelimit-reset-tokens": "7.66s",
-            },
-            7.66,
-        ),
-    ],
+    "header", ["x-request-id", "request-id", "x-ds-trace-id", "mistral-correlation-id"]
 )
-def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
-    """When to ask again is read in every spelling, bounded, and never guessed."""
-    assert retry_after(headers, NOW) == seconds
+def test_the_upstreams_own_request_id_is_told(status: int, header: str) -> None:
+    """A failure that only the provider can explain names the id that its support asks for."""
+    assert "req_01abc" in rejection("box", status, {header: "req_01abc"}, b"", now=NOW).message
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("2m59.56s", 179.56), ("120ms", 0.12), ("1h", 3600), ("3", 3), ("", None), ("1d", None),
-     ("s5", None), ("5s!", None)],
-)  # fmt: skip
-def test_duration(text: str, seconds: float | None) -> None:
-    """Go-style durations, as Groq and OpenAI write them, are read whole or not at all."""
-    assert duration(text) == (None if seconds is None else pytest.approx(seconds))
+def test_a_request_id_is_an_id_and_no_key() -> None:
+    """What is no plain word is not repeated, and neither is our key if somebody sends it back."""
+    for said in ("<script>", "a b", "x" * 99, KEY):
+        got = rejection("box", 500, {"x-request-id": said}, b"", (KEY,), now=NOW)
+        assert said not in got.message
+
+
+def test_groq_flex_full_is_overload() -> None:
+    """Groq's 498 says that its flex tier is full: another upstream may answer."""
+    assert isinstance(error(498), UpstreamOverloaded)

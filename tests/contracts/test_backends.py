@@ -122,10 +122,7 @@ def build(kind: str, resources: Resources, **options: Any) -> Backend:
 
 
 HARNESS: dict[str, Callable[[str], AbstractAsyncContextManager[Backend]]] = {
-    "openai": over_http,
-    "groq": over_http,
-    "vllm": over_http,
-    "companion": over_http,
+    **{kind: over_http for kind, path in BACKENDS.items() if path.startswith("backends.openai:")},
     "llama_cpp": on_llama_cpp,
     "race": racing,
     "speculative": speculating,

@@ -128,7 +128,7 @@ TWO = "upstreams: {a: {kind: openai}, b: {kind: openai}}\n"
         ),
         (
             "upstreams: {a: {kind: openai, price: {input: 1}}}",
-            "1:38: upstreams.a.price.output: output is required",
+            "1:38: upstreams.a.price: a price per token needs both input and output",
         ),
         ("upstreams: {a: {kind: broken}}", "1:23: upstreams.a.kind: 'broken' cannot be used here"),
         ("upstreams: {a b: {kind: openai}}", "1:13: upstreams.a b: a name has letters"),

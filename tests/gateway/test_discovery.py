@@ -59,7 +59,7 @@ def test_keys_become_cloud_upstreams() -> None:
     """A provider key makes its upstream; the note names the variable and never the key."""
     found, _ = look({"GROQ_API_KEY": "gsk-canary", "MISTRAL_API_KEY": "mk-canary"})
     assert found.upstreams["groq"]["kind"] == "groq"
-    assert found.upstreams["mistral"]["profile"] == "mistral"
+    assert found.upstreams["mistral"]["kind"] == "mistral"
     notes = "\n".join(found.notes)
     assert "GROQ_API_KEY" in notes
     assert "canary" not in notes
