@@ -98,6 +98,9 @@ class Pipeline:
             kept = await self._lookup(exchange, plan, wish, draft)
             if kept is not None:
                 self._note_kept(kept, draft)
+                # It was given by that upstream, which has not read these fields then either.
+                asked = plan.route.candidates[0].upstream
+                draft.ignored = ignored_fields(exchange.request, asked)
                 events = self._replay(kept, draft, exchange, permit)
             else:
                 opened = await self._open(exchange, plan, draft)

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from backends.rate_limits import Limit, RateLimits
 from gateway.core.chat import Usage
 from gateway.core.exchange import Attempt, ExchangeRecord, RecordDraft
 from gateway.core.routing import Tier
@@ -117,6 +118,29 @@ def test_a_fallback_counts_the_attempt_that_was_given_up() -> None:
     assert found["tandem_fallbacks_total{class=timeout,upstream=big}"] == 1
     assert not any(k.startswith("tandem_fallbacks_total") and "small" in k for k in found)
     assert found["tandem_upstream_requests_total{class=timeout,upstream=big}"] == 1
+
+
+def test_what_is_left_of_rate_limits() -> None:
+    """The scarcest limit of each kind is shown; what nobody says, or has reset, is not there."""
+    said = RateLimits(
+        limits=(
+            Limit(kind="tokens", limit=100, remaining=25, reset_s=10),
+            Limit(kind="requests", remaining=4),
+        ),
+        seen=1000.0,
+    )
+    for now, shown in ((1005.0, {"tokens": 0.25}), (1011.0, {})):
+        subject = Metrics(
+            models=(),
+            upstreams=("big",),
+            vitals=lambda: Vitals(rate_limits={"big": said, "stranger": said}),
+            wall=lambda now=now: now,  # type: ignore[misc]
+        )
+        name = "tandem_upstream_ratelimit_remaining_ratio"
+        found = {key: value for key, value in samples(subject).items() if key.startswith(name)}
+        assert found == {
+            f"{name}{{kind={kind},upstream=big}}": ratio for kind, ratio in shown.items()
+        }
 
 
 def test_an_unknown_price_is_counted_and_not_free() -> None:

@@ -25,7 +25,8 @@ def entry(text: str = "Paris") -> Entry:
         completion_tokens=2,
         cached_tokens=3,
         reasoning_tokens=4,
-        cost_usd=0.5, cut_tokens=5,
+        cost_usd=0.5,
+        cut_tokens=5,
         estimated=True,
     )
     return Entry(

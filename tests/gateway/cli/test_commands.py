@@ -125,3 +125,18 @@ def test_serve_with_a_bad_file_says_why(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "did you mean 'upstreams'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_check_warns_of_prices(tmp_path: Path) -> None:
+    """A price that is old or missing is warned about; the configuration stays valid."""
+    text = """
+upstreams:
+  old: {kind: groq, model: b, api_key: "${KEY}", price: {input: 1, output: 2, as_of: 2024-01-31}}
+  none: {kind: vllm, base_url: "http://127.0.0.1:9", model: c}
+  said: {kind: openrouter, model: d, api_key: "${KEY}"}
+"""
+    done = tandem("config", "check", config(tmp_path, text), KEY="k")
+    assert done.returncode == 0, done.stderr
+    warnings = [line for line in done.stdout.splitlines() if line.startswith("warning: ")]
+    assert [line.split(":")[1].strip() for line in warnings] == ["old", "none"]
+    assert "2024-01-31" in warnings[0]
