@@ -50,5 +50,15 @@ def _sampling(sampling: Sampling) -> dict[str, Any]:
         "stop": list(sampling.stop) or None,
         "frequency_penalty": sampling.frequency_penalty or None,
         "presence_penalty": sampling.presence_penalty or None,
+        "typical_p": sampling.typical_p,
+        "repeat_penalty": sampling.repeat_penalty,
+        "repeat_last_n": sampling.repeat_last_n,
+        "dry_multiplier": sampling.dry_multiplier or None,
+        "dry_base": sampling.dry_base,
+        "dry_allowed_length": sampling.dry_allowed_length,
+        "dry_penalty_last_n": sampling.dry_penalty_last_n,
+        "logit_bias": {str(token): bias for token, bias in sampling.logit_bias} or None,
+        "ignore_eos": sampling.ignore_eos or None,
+        "min_tokens": sampling.min_tokens or None,
     }
     return {name: value for name, value in said.items() if value is not None}

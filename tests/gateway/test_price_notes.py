@@ -85,3 +85,15 @@ def test_the_age_of_a_price() -> None:
     assert Price(as_of="2026-11-13").age_days(TODAY) == 10
     assert as_of_date("2024-02") == date(2024, 2, 29)
     assert Price().age_days(TODAY) is None
+
+
+def test_the_cheap_alias_knows_list_prices() -> None:
+    """`auto:cheap` orders by what is known, the list's prices too; unknown is dearest."""
+    config = Config.build(
+        upstreams={
+            "unknown": {"kind": "groq", "model": "nobody/knows"},
+            "dear": {"kind": "groq", "model": "llama-3.3-70b-versatile"},
+            "cheap": {"kind": "groq", "model": "llama-3.1-8b-instant"},
+        }
+    )
+    assert config.aliases["auto:cheap"].candidates == ("cheap", "dear", "unknown")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import fields
+
 from gateway.core.chat import ChatRequest, Endpoint, Message, Sampling, Snippet
 from gateway.wire.openai_body import openai_body
 
@@ -58,3 +60,37 @@ def test_token_prompt_and_the_rest() -> None:
         "frequency_penalty": 0.5,
         "presence_penalty": -1.0,
     }
+
+
+def test_every_sampling_field_goes_on() -> None:
+    """Whatever a client of another dialect said about sampling reaches a server of this one."""
+    said = Sampling(
+        max_tokens=5,
+        temperature=0.5,
+        top_p=0.9,
+        top_k=40,
+        min_p=0.1,
+        seed=3,
+        stop=("x",),
+        frequency_penalty=0.1,
+        presence_penalty=0.2,
+        typical_p=0.8,
+        repeat_penalty=1.1,
+        repeat_last_n=64,
+        dry_multiplier=0.5,
+        dry_base=1.7,
+        dry_allowed_length=3,
+        dry_penalty_last_n=9,
+        logit_bias=((7, -100.0),),
+        ignore_eos=True,
+        min_tokens=2,
+    )
+    request = ChatRequest(
+        endpoint=Endpoint.INFILL, dialect="llama_server", model="m", prompt="a", sampling=said
+    )
+    body = openai_body(request)
+    # Log-probabilities have another form in each dialect, and a Feature of their own.
+    for each in fields(Sampling):
+        if each.name != "logprobs":
+            assert each.name in body, f"{each.name} would be ignored in silence"
+    assert body["logit_bias"] == {"7": -100.0}
