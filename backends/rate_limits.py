@@ -23,9 +23,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from itertools import islice
 from typing import Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 Kind: TypeAlias = Literal["requests", "tokens"]
@@ -57,8 +59,9 @@ _KINDS: Final[Mapping[str, Kind]] = {
     "tokens": "tokens",
     "token": "tokens",
 }
+_NUMBERS: Final = {"limit": "limit", "remaining": "remaining", "reset": "reset_s"}
 _PARTS = frozenset("input output prompt generated uncached cache adjusted priority".split())
-_NUMBER = re.compile(r"\d{1,15}(?:\.\d{1,18})?", re.ASCII)
+_AMOUNT = re.compile(r"\d{1,15}(?:\.\d{1,18})?", re.ASCII)
 _PIECE = re.compile(r"(\d{1,9}(?:\.\d{1,12})?)(ms|d|h|m|s)", re.ASCII)
 _UNITS: Final = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
@@ -134,9 +137,6 @@ class Limited(Protocol):
     def rate_limits(self) -> RateLimits: ...
 
 
-NOTHING_SAID = RateLimits()
-
-
 def read(
     headers: Iterable[tuple[str, str]], *, now: float, windows: Mapping[Kind, str] | None = None
 ) -> RateLimits:
@@ -145,31 +145,23 @@ def read(
     `windows` are the profile's, for headers that name none. Of a repeated header the last counts.
     """
     windows = windows or {}
-    found: dict[tuple[Kind, str, str], Limit] = {}
+    found: dict[tuple[Kind, str, str], dict[str, float | None]] = {}
     plain: dict[str, str] = {}
-    for count, (name, value) in enumerate(headers):
-        if count >= MAX_HEADERS:
-            break
-        name, value = name.lower(), value.strip()[:MAX_VALUE]
+    for name, value in islice(headers, MAX_HEADERS):
+        name = name.lower()
         if name in _PLAIN:
-            plain[name] = value
-            continue
-        slot = _slot(name)
-        if slot is None:
-            continue
-        field, kind, window, part = slot
-        window = window or windows.get(kind, "")
-        key = (kind, window, part)
-        limit = found.get(key) or Limit(kind=kind, window=window, part=part)
-        if field == "reset":
-            found[key] = replace(limit, reset_s=reset(value, now))
-        elif field == "limit":
-            found[key] = replace(limit, limit=_amount(value))
-        else:
-            found[key] = replace(limit, remaining=_amount(value))
+            plain[name] = value.strip()[:MAX_VALUE]
+        elif (slot := _slot(name)) is not None:
+            number, kind, window, part = slot
+            numbers = found.setdefault((kind, window or windows.get(kind, ""), part), {})
+            value = value.strip()[:MAX_VALUE]
+            numbers[number] = reset(value, now) if number == "reset_s" else _amount(value)
     retry = plain.get("x-should-retry", "")
     return RateLimits(
-        limits=tuple(found.values()),
+        limits=tuple(
+            Limit(kind=kind, window=window, part=part, **numbers)
+            for (kind, window, part), numbers in found.items()
+        ),
         retry_after_s=_retry_after(plain, now),
         should_retry={"true": True, "false": False}.get(retry.lower()),
         seen=now,
@@ -201,6 +193,7 @@ def reset(text: str, now: float) -> float | None:
     return max((seconds / 1000 if seconds >= EPOCH_MS else seconds) - now, 0.0)
 
 
+@lru_cache(maxsize=256)  # the same few names with each answer
 def _slot(name: str) -> tuple[str, Kind, str, str] | None:
     """(which number, of what, over which window, of which part), or None for another header."""
     match = _PREFIX.match(name)
@@ -210,8 +203,8 @@ def _slot(name: str) -> tuple[str, Kind, str, str] | None:
     kind: Kind = "requests" if match[1] == "ratelimit" else "tokens"
     parts: list[str] = []
     for word in filter(None, name[match.end() :].split("-")):
-        if word in ("limit", "remaining", "reset"):
-            field = word
+        if word in _NUMBERS:
+            field = _NUMBERS[word]
         elif word in _KINDS:
             kind = _KINDS[word]
         elif word in WINDOWS:
@@ -239,7 +232,7 @@ def _retry_after(plain: Mapping[str, str], now: float) -> float | None:
 
 def _amount(text: str) -> float | None:
     text = text.strip()
-    return float(text) if _NUMBER.fullmatch(text) else None
+    return float(text) if _AMOUNT.fullmatch(text) else None
 
 
 def _moment(text: str) -> float | None:

@@ -161,7 +161,8 @@ class Gate:
 
     def kept(self, body: dict[str, Any]) -> dict[str, Any]:
         """`body` without what the provider would refuse; the same object if nothing is."""
-        if self.only is None and not self.barred:
+        fits = self.only is None or body.keys() <= self.only
+        if fits and (not self.barred or self.barred.isdisjoint(body)):
             return body
         return {
             name: value

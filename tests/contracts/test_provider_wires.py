@@ -175,7 +175,7 @@ def test_usage_is_asked_for_where_it_must_be(wire: Wire) -> None:
     """`stream_options` goes where it is understood, and nowhere else."""
     _, sent, _ = answered(wire, streamed(wire), stream=True)
     asked = sent.get("stream_options") == {"include_usage": True}
-    assert asked == PROFILES[wire.profile].stream_usage
+    assert asked == wire.asked_for_usage
 
 
 def test_where_its_thoughts_are(wire: Wire) -> None:

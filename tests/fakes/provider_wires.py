@@ -20,7 +20,8 @@ class Wire:
     """One provider's answers to "What is 2+2?": "four", after thinking "hm" where it thinks.
 
     `stream` are the chunks of a stream (without [DONE]); `whole` the answer in one piece; `error`
-    a refusal of a bad request. `cached`, `reasoning` and `cost` are what its usage says.
+    a refusal of a bad request. `asked_for_usage` is false where `stream_options` would be refused or
+    has no effect. `cached`, `reasoning` and `cost` are what its usage says.
     """
 
     profile: str
@@ -37,6 +38,7 @@ class Wire:
     reasoning: int = 0
     cost: float | None = None
     thinks: bool = True
+    asked_for_usage: bool = True
     error_status: int = 400
 
 
@@ -150,6 +152,7 @@ WIRES = (
     ),
     Wire(
         profile="openrouter",
+        asked_for_usage=False,
         stream=(
             chunk({**ROLE, "reasoning": "hm", "reasoning_details": [{"type": "reasoning.text"}]},
                   provider="P"),
@@ -191,6 +194,7 @@ WIRES = (
     ),
     Wire(
         profile="perplexity",
+        asked_for_usage=False,
         stream=tuple(
             {**chunk({"role": "assistant", "content": piece}, end, citations=["https://a.test"]),
              "usage": _PERPLEXITY if end else counts(completion_tokens=1)}
@@ -204,6 +208,7 @@ WIRES = (
     ),
     Wire(
         profile="mistral",
+        asked_for_usage=False,
         stream=(
             chunk({"role": "assistant", "content": ""}),
             chunk({"content": [{"type": "thinking",

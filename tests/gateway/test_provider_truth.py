@@ -95,9 +95,14 @@ def test_ignored_fields_are_announced_from_the_cache_too() -> None:
             assert first.headers["x-tandem-ignored"] == "prediction"
             assert (await record_of(http, first))["ignored"] == ["prediction"]
             assert "x-tandem-ignored" not in (await ask("box", min_tokens=1)).headers
-            one = await ask("box", mirostat=2)
-            again = await ask("box", mirostat=2)
-            assert one.headers["x-tandem-ignored"] == again.headers["x-tandem-ignored"]
+            one = await ask("box", verbosity="low")
+            again = await ask("box", verbosity="low")
+            assert (one.headers["x-tandem-tier"], again.headers["x-tandem-tier"]) == (
+                "cloud",
+                "cache",
+            )
+            assert one.headers["x-tandem-ignored"] == "verbosity"
+            assert again.headers["x-tandem-ignored"] == "verbosity"
 
     asyncio.run(story())
 
