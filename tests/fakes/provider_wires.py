@@ -20,8 +20,8 @@ class Wire:
     """One provider's answers to "What is 2+2?": "four", after thinking "hm" where it thinks.
 
     `stream` are the chunks of a stream (without [DONE]); `whole` the answer in one piece; `error`
-    a refusal of a bad request. `asked_for_usage` is false where `stream_options` would be refused or
-    has no effect. `cached`, `reasoning` and `cost` are what its usage says.
+    a refusal of a bad request. `asked_for_usage` is false where `stream_options` would be refused
+    or has no effect. `cached`, `reasoning` and `cost` are what its usage says.
     """
 
     profile: str
