@@ -102,6 +102,7 @@ class RaceBackend:
     def upstream(self) -> Upstream:
         """What all of them can do, in the widest zone of theirs: any may see the prompt."""
         parts = [part.upstream for part in self._parts.values()]
+        known = [part.honours for part in parts if part.honours is not None]
         contexts = [part.context for part in parts if part.context is not None]
         return Upstream(
             name=self._name,
@@ -112,9 +113,11 @@ class RaceBackend:
             revision="+".join(f"{part.model}@{part.revision}" for part in parts),
             context=self._options.context or min(contexts, default=None),
             features=frozenset.intersection(*(part.features for part in parts)),
-            price=self._options.price.price() if self._options.price else None,
+            price=self._options.price_or_listed(),
             watts=self._options.watts,
             carries_body=all(part.carries_body for part in parts),
+            honours=frozenset.intersection(*known) if known else None,
+            ignores=frozenset[str]().union(*(part.ignores for part in parts)),
         )
 
     async def start(self) -> None:
@@ -206,10 +209,10 @@ class RaceBackend:
 
     def _report(self, runner: _Runner, result: str, request: ChatRequest) -> PartReport:
         """What a loser read is billed, what it had not yet written is not."""
-        now, price = self._clock(), runner.upstream.price
+        now = self._clock()
         usage = Usage(prompt_tokens=-(-request.text_bytes // BYTES_PER_TOKEN), estimated=True)
         billed = result == "cancelled"
-        cost = price.of(usage) if price is not None and billed else None if billed else 0.0
+        cost = runner.upstream.cost_of(usage) if billed else 0.0
         if cost:
             self._spent.append((now, cost))
         return PartReport(

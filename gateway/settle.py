@@ -20,7 +20,7 @@ from gateway.core.events import (
     UsageReport,
 )
 from gateway.core.exchange import Attempt, RecordDraft
-from gateway.core.routing import Tier, Upstream
+from gateway.core.routing import Upstream
 
 Energy = Callable[[Upstream, float], tuple[float | None, bool]]
 """(upstream, busy seconds) → (joules or None, whether that is an estimate)"""
@@ -114,27 +114,11 @@ def note_outcome(
 def note_cost(draft: RecordDraft, upstream: Upstream) -> None:
     """What the answer cost, from the usage and energy that the draft already has."""
     joules = draft.energy_j
-    draft.cost_usd = cost(upstream, draft.usage, joules)
+    draft.cost_usd = upstream.cost_of(draft.usage, joules)
     draft.cost_known = draft.cost_usd is not None
     by_energy = upstream.price is not None and upstream.price.kwh is not None
     guess = draft.energy_estimated if by_energy else draft.usage.estimated
     draft.cost_estimated = draft.cost_known and guess
-
-
-def cost(upstream: Upstream, usage: Usage, joules: float | None = None) -> float | None:
-    """USD, or None if it is not known: never silently zero.
-
-    The operator's price, else what the upstream itself says, else the list price. A local model
-    without a price costs nothing but the electricity that energy counts.
-    """
-    price = upstream.price
-    if price is not None and not price.listed:
-        return price.of(usage, joules)
-    if usage.cost_usd is not None:
-        return usage.cost_usd
-    if price is not None:
-        return price.of(usage, joules)
-    return 0.0 if upstream.tier is Tier.LOCAL else None
 
 
 def note_end(draft: RecordDraft, error: BaseException | None) -> None:

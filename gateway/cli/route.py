@@ -26,7 +26,6 @@ from gateway.core.routing import Upstream
 from gateway.dialects import DIALECTS
 from gateway.discovery import TARGET, discover
 from gateway.plan import Plan
-from gateway.settle import cost
 from gateway.wire.strict import parse
 
 ASSUMED_COMPLETION = 256
@@ -107,7 +106,7 @@ def _lines(plan: Plan, model: str, limit: int | None) -> list[str]:
 
 
 def _describe(upstream: Upstream, usage: Usage) -> str:
-    usd = cost(upstream, usage)
+    usd = upstream.cost_of(usage)
     price = "price unknown" if usd is None else f"{usd:.6f} USD"
     return f"{upstream.name} ({upstream.tier.value}, {upstream.zone.label}, {price})"
 

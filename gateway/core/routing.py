@@ -119,6 +119,21 @@ class Upstream:
     ignores: frozenset[str] = frozenset()
     bits: float | None = None
 
+    def cost_of(self, usage: Usage, joules: float | None = None) -> float | None:
+        """USD for one answer, or None if it is not known: never silently zero.
+
+        The operator's price, else what the upstream itself says, else the list price. A local model
+        without a price costs nothing but the electricity that energy counts.
+        """
+        price = self.price
+        if price is not None and not price.listed:
+            return price.of(usage, joules)
+        if usage.cost_usd is not None:
+            return usage.cost_usd
+        if price is not None:
+            return price.of(usage, joules)
+        return 0.0 if self.tier is Tier.LOCAL else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:

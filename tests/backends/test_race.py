@@ -179,10 +179,29 @@ def test_the_record_tells_the_race() -> None:
     assert (record.upstream, record.upstream_model) == ("quick", "b-model")
     attempts = [(attempt.upstream, attempt.result) for attempt in record.attempts]
     assert attempts == [("quick", "ok"), ("a", "cancelled")]
-    assert record.cost_usd is not None and record.cost_usd > PRICE.of(record.usage)
+    assert record.cost_usd is not None and record.cost_usd > (PRICE.of(record.usage) or 0)
+    assert record.cost_estimated
 
 
 def test_all_lost_is_an_upstream_error() -> None:
     """A race that nobody wins raises what the tree knows."""
     with pytest.raises(TandemError):
         run(events(race(quick("a", [Frame()]), quick("b", [Frame()]))))
+
+
+def test_a_race_ignores_what_any_part_would() -> None:
+    """Nobody knows who will win: a field counts as honoured only where all of them honour it."""
+    first = ScriptedBackend(upstream("a", honours=frozenset({"x", "y"})), saying("a"))
+    second = ScriptedBackend(upstream("b", ignores=frozenset({"z"})), saying("b"))
+    facts = race(first, second).upstream
+    assert facts.honours == {"x", "y"}
+    assert facts.ignores == {"z"}
+    assert race(second, quick("c")).upstream.honours is None
+
+
+def test_a_local_loser_costs_nothing() -> None:
+    """A local part without a price that loses leaves the race's cost known."""
+    first = ScriptedBackend(upstream("a", tier=Tier.LOCAL), [Frame(frame=b"role"), asyncio.Event()])
+    said = run(events(race(first, quick("b"))))
+    (report,) = [event for event in said if isinstance(event, PartReport)]
+    assert report.cost_usd == 0

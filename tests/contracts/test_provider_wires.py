@@ -23,7 +23,6 @@ from gateway.core.errors import TandemError, UpstreamRejected
 from gateway.core.events import Event, UsageReport, collect
 from gateway.core.exchange import Call
 from gateway.dialects.openai_chat import OpenAIChat
-from gateway.settle import cost
 from tests.fakes.provider_wires import TOOL_CALLS, WIRES, Wire, sse
 
 UNWIRED = {"companion", "generic"}
@@ -117,7 +116,7 @@ def test_an_answers_cost_is_known_or_said_to_be_unknown(wire: Wire) -> None:
     """A provider that says what an answer cost is believed; of the others nothing is guessed."""
     events, _, backend = answered(wire, streamed(wire), stream=True)
     [*_, report] = [event for event in events if isinstance(event, UsageReport)]
-    assert cost(backend.upstream, report.usage) == wire.cost
+    assert backend.upstream.cost_of(report.usage) == wire.cost
     assert PROFILES[wire.profile].reports_cost == (wire.cost is not None)
 
 

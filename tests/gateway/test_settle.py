@@ -5,7 +5,7 @@ import pytest
 from gateway.core.chat import Usage
 from gateway.core.exchange import RecordDraft
 from gateway.core.routing import Price, Tier, Upstream, Zone
-from gateway.settle import cost, note_cost
+from gateway.settle import note_cost
 
 USAGE = Usage(prompt_tokens=1_000_000, completion_tokens=100_000, cached_tokens=400_000)
 SAID = Usage(prompt_tokens=1_000_000, completion_tokens=100_000, cost_usd=0.25)
@@ -47,14 +47,14 @@ def test_whose_word_on_cost_counts(
     price: Price | None, tier: Tier, usage: Usage, usd: float | None
 ) -> None:
     """The operator's price, else the upstream's own word, else the list's; never silently zero."""
-    assert cost(upstream(price, tier), usage) == (None if usd is None else pytest.approx(usd))
+    assert upstream(price, tier).cost_of(usage) == (None if usd is None else pytest.approx(usd))
 
 
 def test_electricity() -> None:
     """A machine of one's own costs its kilowatt-hours, and nothing is known without joules."""
     local = upstream(Price(kwh=0.30), Tier.LOCAL)
-    assert cost(local, USAGE, 3.6e6) == pytest.approx(0.30)
-    assert cost(local, USAGE) is None
+    assert local.cost_of(USAGE, 3.6e6) == pytest.approx(0.30)
+    assert local.cost_of(USAGE) is None
 
 
 def test_guesses_are_marked() -> None:
