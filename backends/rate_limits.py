@@ -1,18 +1,18 @@
 """An upstream's rate-limit headers, in all their spellings, as one typed value. Pure.
 
-What providers write, each in its documentation of November 2026:
+What providers write (looked up in November 2026; † is general knowledge, not looked up again):
 
 - OpenAI and Groq ("Rate Limits"): `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, resets
   as durations ("2m59.56s"). Groq's requests are a day's, its tokens a minute's, which only the
   profile knows. `retry-after` on a 429 only.
 - Cerebras ("Rate Limits"): the same with `-day`, `-hour` or `-minute` behind, resets in seconds.
 - Mistral (seen in mistralai/client-ts): `x-ratelimit-remaining-req-minute`, no reset; older:
-  `x-ratelimitbysize-…`, which counts tokens.
-- Together ("Rate limits"): `x-ratelimit-{limit,remaining,reset}` and `x-tokenlimit-…`.
+  † `x-ratelimitbysize-…`, which counts tokens.
+- Together ("Rate limits"): `x-ratelimit-{limit,remaining,reset}` and † `x-tokenlimit-…`.
 - Fireworks ("Rate limits"): `x-ratelimit-limit-tokens-prompt`, `…-tokens-generated`.
-- OpenRouter: `x-ratelimit-reset` in milliseconds since 1970. Azure: `retry-after-ms`.
-- Anthropic's wire: `anthropic-ratelimit-input-tokens-reset`, as RFC 3339.
-- IETF drafts: `ratelimit-remaining`, `ratelimit-reset` in seconds.
+- † OpenRouter: `x-ratelimit-reset` in milliseconds since 1970. † Azure: `retry-after-ms`.
+- † Anthropic's wire: `anthropic-ratelimit-input-tokens-reset`, as RFC 3339.
+- † IETF drafts: `ratelimit-remaining`, `ratelimit-reset` in seconds.
 
 They are one grammar: a prefix, then words in any order that say what is limited, over which time,
 and which of the three numbers this is. So one reader takes them all, and a provider that is not

@@ -1,6 +1,8 @@
-"""Providers in the cloud. Each fact names the page it is from; all were read in November 2026.
+"""Providers in the cloud, each with the titles of the pages that its facts belong to.
 
-Where pages disagree or say nothing, a feature is left out and a field goes on.
+Looked up in November 2026, mostly in excerpts and as others quote the pages; what stands behind a †
+is general knowledge that was not looked up again. Where pages disagree or say nothing, a feature is
+left out and a field goes on.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ OPENAI = Profile(
 GROQ = Profile(
     # "OpenAI Compatibility": 400 on logprobs, top_logprobs, logit_bias and n above 1. "API
     # Reference": penalties are accepted, but no model honours them; temperature 0 becomes 1e-8.
-    # No legacy completions. "Assistant Message Prefilling"; "Rate Limits": requests a day.
-    # prompt_cache_key and verbosity: Bifrost's "Groq" page.
+    # No legacy completions. "Rate Limits": requests a day. prompt_cache_key and verbosity:
+    # Bifrost's "Groq" page. † "Assistant Message Prefilling"; x_groq.usage; `reasoning`.
     name="groq",
     base_url="https://api.groq.com/openai/v1",
     features=BASIC | {F.SEED},
@@ -42,7 +44,8 @@ GROQ = Profile(
 
 CEREBRAS = Profile(
     # "OpenAI Compatibility": 400 on both penalties, logit_bias and service_tier. "Prompt Caching":
-    # prompt_tokens_details.cached_tokens. prompt_cache_key and verbosity: Bifrost's "Cerebras".
+    # prompt_tokens_details.cached_tokens. prompt_cache_key, verbosity, store: Bifrost's "Cerebras".
+    # † `reasoning`.
     name="cerebras",
     base_url="https://api.cerebras.ai/v1",
     features=BASIC | {F.COMPLETION, F.LOGPROBS, F.SEED},
@@ -56,7 +59,7 @@ CEREBRAS = Profile(
 OPENROUTER = Profile(
     # "Usage Accounting": usage with its cost comes always, `stream_options` has no effect any more.
     # "Parameters" and "Provider Routing": left alone, it routes to providers that ignore what they
-    # do not know. "Assistant Prefill".
+    # do not know. † "Assistant Prefill"; `reasoning`.
     name="openrouter",
     base_url="https://openrouter.ai/api/v1",
     features=BASIC
@@ -72,6 +75,7 @@ OPENROUTER = Profile(
 
 TOGETHER = Profile(
     # "Chat Completions" reference: `logprobs` is a number there, another form: left out.
+    # † usage in the finishing chunk, with `cached_tokens`; `reasoning`.
     name="together",
     base_url="https://api.together.xyz/v1",
     features=BASIC
@@ -83,6 +87,7 @@ TOGETHER = Profile(
 
 FIREWORKS = Profile(
     # "Create Chat Completion" and "Serverless Pricing" (a cached prompt token has its own price).
+    # † usage in the finishing chunk; `reasoning_content`.
     name="fireworks",
     base_url="https://api.fireworks.ai/inference/v1",
     features=BASIC
@@ -96,7 +101,8 @@ FIREWORKS = Profile(
 PERPLEXITY = Profile(
     # "Chat Completions" reference: no tools, no seed; each chunk repeats text and usage so far in
     # members that we do not read, and `delta` has what is new. Usage says the cost, which a price
-    # per token cannot: each request's search is billed too. Thoughts stay in the text.
+    # per token cannot: each request's search is billed too. † `cost.total_cost`; thoughts stay in
+    # the text.
     name="perplexity",
     base_url="https://api.perplexity.ai",
     features=frozenset({F.CHAT, F.JSON_MODE, F.TOP_K, F.PENALTIES}),
@@ -109,6 +115,7 @@ PERPLEXITY = Profile(
 MISTRAL = Profile(
     # "Chat Completion" reference: 422 on any member that it does not name, `stream_options` too;
     # the finishing chunk has usage by itself. An assistant's last message needs prefix: true.
+    # † the list of what it names; num_cached_tokens; thoughts as parts.
     name="mistral",
     base_url="https://api.mistral.ai/v1",
     features=BASIC | {F.N, F.SEED, F.PENALTIES},

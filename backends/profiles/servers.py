@@ -1,4 +1,7 @@
-"""Servers that an operator runs. Facts from their sources or manuals, read in November 2026.
+"""Servers that an operator runs, each with the manual or source that its facts belong to.
+
+TensorRT-LLM's source, Ollama's and LM Studio's lists and vLLM's pull request were looked up in
+November 2026; what stands behind a † is general knowledge that was not looked up again.
 
 Most of them parse a request into a type of their own and drop, without a word, what it has no
 member for; so the fields that they do know are listed here. Images depend on the model, which an
@@ -14,7 +17,8 @@ from gateway.core.chat import Feature as F
 VLLM = Profile(
     # "OpenAI-Compatible Server". Extra members are allowed and ignored since 0.6.5 (vllm pull
     # request 10463), with a debug line in its own log. No `suffix` (400). `reasoning_content`
-    # became `reasoning` with 0.11; prompt_tokens_details with --enable-prompt-tokens-details.
+    # became `reasoning` later; prompt_tokens_details with --enable-prompt-tokens-details. † the
+    # list of its members.
     name="vllm",
     features=BASIC
     | {F.COMPLETION, F.ECHO, F.TOKEN_PROMPT, F.N, F.LOGPROBS, F.LOGIT_BIAS}
@@ -41,7 +45,8 @@ VLLM = Profile(
 )
 
 SGLANG = Profile(
-    # "OpenAI APIs - Completions" and "Reasoning Parser"; its protocol.py drops unknown members.
+    # "OpenAI APIs - Completions" and "Reasoning Parser"; † its protocol.py drops
+    # unknown members; the list of those it has.
     name="sglang",
     features=VLLM.features,
     renames=REPETITION,
@@ -85,7 +90,7 @@ TENSORRT_LLM = Profile(
 )
 
 TGI = Profile(
-    # text-generation-inference, "Messages API" and its OpenAPI: `n` and `logit_bias` are marked
+    # † text-generation-inference, "Messages API" and its OpenAPI: `n` and `logit_bias` are marked
     # unused, presence_penalty becomes a repetition penalty: neither penalty is promised. `suffix`
     # depends on the model. Unknown members are dropped. Errors as {"error": text, "error_type"}.
     name="tgi",
@@ -115,6 +120,7 @@ OLLAMA = Profile(
 
 LMSTUDIO = Profile(
     # LM Studio, "Chat Completions": supported payload parameters; "Tool Use", "Structured Output".
+    # † it drops the others; `reasoning_content`.
     name="lmstudio",
     features=BASIC | {F.COMPLETION, F.TOP_K, F.SEED, F.PENALTIES, F.LOGIT_BIAS, F.REPEAT_PENALTY},
     renames=OLD_LIMIT,
@@ -127,7 +133,7 @@ LMSTUDIO = Profile(
 )
 
 LLAMA_SERVER = Profile(
-    # llama.cpp, tools/server README. A last message of the assistant's is continued unless
+    # † llama.cpp, tools/server README. A last message of the assistant's is continued unless
     # --no-prefill-assistant. Unknown members are dropped.
     name="llama-server",
     features=BASIC

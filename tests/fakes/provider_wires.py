@@ -1,4 +1,4 @@
-"""What each provider puts on the wire, typed after its documentation and published examples.
+"""What each provider puts on the wire, as far as we know it (backends/profiles says how sure).
 
 One plain answer per profile, as a stream, whole, and with what is peculiar to it: where usage is,
 how thoughts are told, how a tool call comes in pieces, what an error looks like. None was recorded
