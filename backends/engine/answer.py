@@ -58,8 +58,10 @@ class Answer:
             return
         if self._logprobs:
             yield self._charged(TextDelta(text="", choice=self._choice))
-        called = self._parser is not None and self._parser.calls and output.finish == "stop"
-        yield Finish(reason="tool_calls" if called else output.finish, choice=self._choice)
+        # A stop string may lie inside a call's arguments: nobody should run such a call.
+        called = self._parser is not None and 0 < self._parser.calls == self._parser.whole
+        reason = "tool_calls" if called and output.finish == "stop" else output.finish
+        yield Finish(reason=reason, choice=self._choice)
 
     def _keep(self, entries: tuple[Entry, ...]) -> None:
         if self._wants:

@@ -288,7 +288,7 @@ class LlamaCppBackend:
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncGenerator[Event, None]:
         echo = Echo.of(request, strict=self._options.strict)
-        count, of = choices.wanted(request)
+        count, of = choices.wanted(request, at_most=self._options.queue)
         guide = await self.guide(request)
         prompt, cut = await self._prepared(request)
         if request.sampling.max_tokens == 0 and not echo.scored:

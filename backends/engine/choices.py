@@ -18,10 +18,11 @@ from gateway.core.chat import ChatRequest
 from gateway.core.errors import InvalidRequest
 
 
-def wanted(request: ChatRequest) -> tuple[int, int]:
+def wanted(request: ChatRequest, *, at_most: int | None = None) -> tuple[int, int]:
     """How many choices a request asks for, and of how many these are to be the best.
 
-    Raises InvalidRequest.
+    `at_most`: what the queue holds; more would be refused as an overload at every try. Raises
+    InvalidRequest.
     """
     count: int = request.body.get("n") or request.body.get("n_cmpl") or 1
     of: int = request.body.get("best_of") or count
@@ -29,6 +30,9 @@ def wanted(request: ChatRequest) -> tuple[int, int]:
         raise InvalidRequest(f"'best_of' must be at least 'n', {count}.", param="best_of")
     if of > count and request.stream:
         raise InvalidRequest("The best of several answers cannot be streamed.", param="best_of")
+    if at_most is not None and of > at_most:
+        param = "n" if of == count else "best_of"
+        raise InvalidRequest(f"{param!r} is at most {at_most} for this model.", param=param)
     return count, of
 
 

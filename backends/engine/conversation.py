@@ -38,16 +38,18 @@ def turn(role: str, text: str, raw: Mapping[str, Any]) -> Message:
     for key in ("name", "tool_call_id"):
         if isinstance(raw.get(key), str):
             message[key] = raw[key]
-    calls = raw.get("tool_calls")
-    if isinstance(calls, list) and calls:
-        message["tool_calls"] = calls
+    if raw.get("tool_calls"):
+        message["tool_calls"] = raw["tool_calls"]
     return message
 
 
 def malformed(messages: Sequence[Message]) -> str | None:
     """What is wrong with the tool calls in a conversation; None if nothing is."""
     for at, message in enumerate(messages):
-        for i, call in enumerate(message.get("tool_calls", ())):
+        calls = message.get("tool_calls", [])
+        if not isinstance(calls, list):
+            return f"messages[{at}].tool_calls must be a list"
+        for i, call in enumerate(calls):
             function = call.get("function") if isinstance(call, Mapping) else None
             where = f"messages[{at}].tool_calls[{i}].function"
             if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):

@@ -135,12 +135,19 @@ class Rules:
         return not _finite(root, self._finite_names())
 
     def _finite_names(self) -> set[str]:
+        """Each rule is looked at again only when one that it refers to has become known: looking
+        at all of them round after round took seconds for a chain of a thousand."""
+        users: dict[str, list[str]] = {}
+        for name, node in self.nodes.items():
+            for used in dict.fromkeys(_refs(node)):
+                users.setdefault(used, []).append(name)
         known: set[str] = set()
-        grown = True
-        while grown:
-            fresh = {n for n, node in self.nodes.items() if n not in known and _finite(node, known)}
-            known |= fresh
-            grown = bool(fresh)
+        todo = list(self.nodes)
+        while todo:
+            name = todo.pop()
+            if name not in known and _finite(self.nodes[name], known):
+                known.add(name)
+                todo += users.get(name, ())
         return known
 
 

@@ -253,9 +253,9 @@ class _Document:
             return node and self._share(node)
         if step != int(step) or least is None or most is None or most - least > MAX_ENUM * step:
             raise SchemaRefused(f"{path}.multipleOf", "only of whole numbers in a small range")
-        return alt(
-            [Lit(str(n)) for n in range(least, most + 1) if n % int(step) == 0] or [Lit("0")]
-        )
+        step = int(step)
+        multiples = [Lit(str(n)) for n in range(-(-least // step) * step, most + 1, step)]
+        return alt(multiples) if multiples else None
 
     def _number(self, schema: Any, path: str) -> Node | None:
         low, high = _bounds(schema)

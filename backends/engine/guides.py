@@ -100,7 +100,7 @@ def guide(
         return grammar, False
     converter = Converter()
     try:
-        document = None if wanted is None else _document(converter, wanted)
+        document = None if wanted is None else converter.schema(*wanted)
     except SchemaRefused as error:
         raise FieldRefused("response_format", str(error)) from None
     if mode == "none":
@@ -136,8 +136,8 @@ def _root(
     return alt([section(family, converter, arguments, several=several), document])
 
 
-def _format(said: Any) -> Any:
-    """`response_format` as a schema; None for text."""
+def _format(said: Any) -> tuple[Any, str] | None:
+    """`response_format` as a schema and the path where it stands; None for text."""
     if said is None:
         return None
     if not isinstance(said, Mapping):
@@ -146,20 +146,18 @@ def _format(said: Any) -> Any:
         case "text" | None:
             return None
         case "json_object":
-            return {"type": "object"}
+            # llama.cpp's server and several clouds take a schema here.
+            schema = said.get("schema")
+            return {"type": "object"} if schema in (None, {}) else schema, "response_format.schema"
         case "json_schema":
             named = said.get("json_schema")
             if not isinstance(named, Mapping) or "schema" not in named:
                 raise FieldRefused("response_format", "needs 'json_schema' with a 'schema' in it")
-            return named["schema"]
+            return named["schema"], "response_format.json_schema.schema"
         case _:
             raise FieldRefused(
                 "response_format", "has a type that is not text, json_object or json_schema"
             )
-
-
-def _document(converter: Converter, schema: Any) -> Node:
-    return converter.schema(schema, "response_format.json_schema.schema")
 
 
 def _written(converter: Converter, root: Node, param: str) -> str:

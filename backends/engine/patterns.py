@@ -35,11 +35,18 @@ class PatternRefused(Exception):
 DIGIT = ((0x30, 0x39),)
 WORD = ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A))
 SPACE = ((0x20, 0x20),)
+"""What `\\s` writes. What `\\S` must not write is more: ECMAScript's other spaces too."""
+_ALL_SPACE = (
+    *SPACE,
+    *((c, c) for c in (0xA0, 0x1680, 0x202F, 0x205F, 0x3000, 0xFEFF)),
+    (0x2000, 0x200A),
+)
 _UNWRITABLE = ((0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C), (0x7F, 0x9F), (0x2028, 0x2029))
 PLAIN = Chars(_UNWRITABLE, negated=True)
 """A character that stands in a JSON string as itself, and that `.` means."""
 
 _NAMED = {"d": DIGIT, "w": WORD, "s": SPACE}
+_OPPOSITES = {"D": DIGIT, "W": WORD, "S": _ALL_SPACE}
 _CONTROL = {"n": "\\n", "t": "\\t", "r": "\\r", "f": "\\f"}
 _QUANTIFIERS = "*+?{"
 
@@ -162,8 +169,8 @@ class _Reader:
         c = self._next()
         if c in _NAMED:
             return Chars(_NAMED[c])
-        if c.lower() in _NAMED:
-            return written(_NAMED[c.lower()], negated=True)
+        if c in _OPPOSITES:
+            return written(_OPPOSITES[c], negated=True)
         return literal(self._escaped(c))
 
     def _escaped(self, c: str) -> str:
@@ -211,7 +218,7 @@ class _Reader:
         if c in _NAMED:
             ranges.extend(_NAMED[c])
             return None
-        if c.lower() in _NAMED:
+        if c in _OPPOSITES:
             raise PatternRefused(f"\\{c} inside a class")
         return ord("\b" if c == "b" else self._escaped(c))
 

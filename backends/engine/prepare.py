@@ -159,7 +159,7 @@ class Preparer:
 
     def guide(self, request: Wire) -> Wire:
         """The grammar of an answer, read once by llama.cpp here, where it may die of it."""
-        key = json.dumps(request, sort_keys=True)
+        key = json.dumps(request)  # not sorted: members come in the order of the schema
         if key in self._guides:
             self._guides.move_to_end(key)
             return self._guides[key]

@@ -783,7 +783,8 @@ class Scheduler:
             try:
                 token = slot.sampler(logits[i]) if slot.sampler else greedy[i]
             except NothingFits as error:
-                self._fail([rows], str(error))
+                # The request's doing, not the engine's: nobody must take this model for broken.
+                self._fail([rows], str(error), word=GRAMMAR)
                 return
             slot.tokens.append(token)
             emitted += 1

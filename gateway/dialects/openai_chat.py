@@ -217,6 +217,8 @@ def _abilities(body: Mapping[str, Any]) -> set[Feature]:
     needs = set()
     if fields.objects(body, "tools") or fields.objects(body, "functions"):
         needs.add(Feature.TOOLS)
+    if body.get("tool_choice") not in (None, "none", "auto"):
+        needs.add(Feature.TOOLS)  # without any, it is for the upstream to refuse
     wanted = fields.mapping(body, "response_format").get("type", "text")
     if wanted != "text":
         needs.add(Feature.JSON_MODE)

@@ -56,7 +56,7 @@ def integer(body: Body, name: str, low: int, high: int = 2**63 - 1) -> int | Non
     if isinstance(value, bool) or not isinstance(value, int):
         raise wrong_type(name, "an integer", value)
     if not low <= value <= high:
-        top = f" to {high}" if high < 2**63 - 1 else " or more"
+        top = f" to {high}" if high < 2**63 - 1 or value > high else " or more"
         raise InvalidRequest(f"{name!r} must be {low}{top}.", param=name)
     return value
 

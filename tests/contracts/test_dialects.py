@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gateway.core.chat import Choice, Completion, ToolCall, Usage
+from gateway.core.chat import Choice, Completion, Feature, ToolCall, Usage
 from gateway.core.errors import InvalidRequest, NotFound, TandemError
 from gateway.core.events import (
     Event,
@@ -26,6 +26,7 @@ from gateway.core.registry import load
 from gateway.dialects import DIALECTS
 from gateway.dialects.base import Answering, Dialect
 from gateway.schema import PROXY_REQUESTS
+from gateway.wire import fields
 from gateway.wire.sse import SseDecoder
 
 MINIMAL: dict[str, dict[str, Any]] = {
@@ -252,3 +253,18 @@ def test_reasoning_is_shown_and_reports_are_not() -> None:
     said, _ = spoken("/v1/chat/completions", events)
     assert any(d["choices"][0]["delta"].get("reasoning_content") == "hm" for d in said)
     assert "companion" not in json.dumps(said)
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "f"}}])
+def test_a_tool_choice_needs_an_upstream_with_tools(choice: Any) -> None:
+    """A demanded call is never forgotten because the list of tools is missing."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+    decode = dialect("/v1/chat/completions").decode
+    assert Feature.TOOLS in decode({**body, "tool_choice": choice}, {}).features
+    assert Feature.TOOLS not in decode({**body, "tool_choice": "auto"}, {}).features
+
+
+def test_a_bound_that_is_passed_is_named() -> None:
+    """A number above 64 bits is told the upper bound."""
+    with pytest.raises(InvalidRequest, match=f"to {2**63 - 1}"):
+        fields.integer({"seed": 2**63}, "seed", 0)

@@ -61,10 +61,14 @@ def _bare(text: str) -> str:
 
 @dataclass(slots=True)
 class CallParser:
-    """One answer. `feed` its text, then `finish`. `calls` counts those begun."""
+    """One answer. `feed` its text, then `finish`.
+
+    `calls` counts those begun, `whole` those that have all their arguments.
+    """
 
     family: Family
     calls: int = 0
+    whole: int = 0
     _held: str = ""
     _state: str = "text"
     _begun: bool = False
@@ -210,6 +214,7 @@ class CallParser:
         self._piece += c
         if self._arguments.ends(c):
             self._flush_piece()
+            self.whole += 1
             self._expect({self.family.after: "next"})
         return True
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from backends.engine.conversation import turn, with_arguments
+from backends.engine.conversation import malformed, turn, with_arguments
 from backends.engine.prompts import Prompts
 from gateway.core.errors import InvalidRequest
 from tests.fakes.gguf import write_vocabulary
@@ -124,3 +124,10 @@ def test_what_a_template_may_read() -> None:
         [{"role": "assistant", "content": "", "tool_calls": [broken]}], objects=True
     )
     assert kept[0]["tool_calls"][0]["function"]["arguments"] == "{not json"
+
+
+def test_calls_that_are_no_list_are_refused() -> None:
+    """A conversation whose `tool_calls` are of another shape is refused, not read without them."""
+    message = turn("assistant", "", {"tool_calls": {"function": {"name": "f"}}})
+    assert malformed([message]) == "messages[0].tool_calls must be a list"
+    assert "tool_calls" not in turn("assistant", "", {"tool_calls": None})

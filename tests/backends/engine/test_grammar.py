@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backends.engine.gbnf import Lit, Node, Ref, Rules
 from backends.engine.grammar import json_object, json_schema
 from backends.engine.schema_shape import SchemaRefused
 from tests.fakes.gbnf import Gbnf
@@ -82,6 +83,21 @@ def test_llama_cpp_reads_them_all(bundled_draft: Path) -> None:
         ),
         ({"allOf": [{"minimum": 2}, {"type": "integer", "maximum": 3}]}, ["2", "3"], ["1", "4"]),
         ({"type": ["boolean", "null"]}, ["true", "null"], ["0"]),
+        (
+            {"type": ["integer", "null"], "minimum": 1, "maximum": 5, "multipleOf": 10},
+            ["null"],
+            ["0", "10"],
+        ),
+        (
+            {"type": "integer", "minimum": -7, "maximum": 10**15, "multipleOf": 10**13},
+            ["0", f"{10**15}"],
+            ["1", f"{-10**13}"],
+        ),
+        (
+            {"type": "string", "pattern": r"^\S$"},
+            ['"a"', '"é"'],
+            [f'"{c}"' for c in " \u00a0\u1680\u2003\u2028\u202f\u3000\ufeff"],
+        ),
     ],
 )  # fmt: skip
 def test_what_is_allowed_and_what_is_not(
@@ -118,6 +134,7 @@ def test_what_is_allowed_and_what_is_not(
         ({"anyOf": [{"$ref": "#"}, {"type": "null"}]}, r"it refers to itself"),
         ({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}, "no finite"),
         ({"type": "integer", "minimum": 3, "maximum": 2}, "nothing satisfies"),
+        ({"type": "integer", "minimum": 1, "maximum": 5, "multipleOf": 10}, "nothing satisfies"),
         ({"allOf": [{"pattern": "a"}, {"pattern": "b"}]}, r"allOf\[1\]: 'pattern'"),
         ({"type": "strnig"}, r"S\.type"),
         ({"properties": []}, r"S\.properties"),
@@ -150,6 +167,30 @@ def test_sizes_are_bounded() -> None:
     doubling: Any = {"$ref": "#/$defs/d0", "$defs": {**names, "d15": {"type": "string"}}}
     with pytest.raises(SchemaRefused, match="more than"):
         json_schema(doubling)
+
+
+def test_long_chains_are_looked_at_once() -> None:
+    """Whether a document can be finite takes one look at each rule, however they hang together."""
+    looked = 0
+
+    class Counted(dict[str, Node]):
+        def __getitem__(self, name: str) -> Node:
+            nonlocal looked
+            looked += 1
+            return super().__getitem__(name)
+
+        def items(self) -> Any:
+            nonlocal looked
+            looked += len(self)
+            return super().items()
+
+    size = 1000
+    for links in (range(size - 1), reversed(range(size - 1))):
+        nodes = {f"r{i}": Ref(f"r{i + 1}") for i in links}
+        rules = Rules(Counted({**nodes, f"r{size - 1}": Lit("a")}))
+        looked = 0
+        assert not rules.endless(Ref("r0"))
+        assert looked < 4 * size
 
 
 _JSON: st.SearchStrategy[Any] = st.recursive(

@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +209,13 @@ def test_raw_grammar(any_model: Path) -> None:
         ({"grammar": "root ::= " + "(" * 30_000}, "grammar"),
         ({"grammar": 'root ::= ((("a"{999}){999}){999}){999}'}, "grammar"),
         ({"grammar": "root ::= " + "[a-z]* " * 300}, "grammar"),
+        ({"grammar": "root ::= <[1]>"}, "grammar"),  # of a token without text
         ({"tools": [{"type": "function"}]}, "tools"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": None}}},
+            "response_format",
+        ),
+        ({"response_format": {"type": "json_object", "schema": {"not": {}}}}, "response_format"),
         (
             {
                 "response_format": {
@@ -350,6 +357,58 @@ def test_an_ambiguous_grammar_ends_its_own_answer() -> None:
     assert sampler(logits) == 0
     with pytest.raises(NothingFits, match="ambiguous"):
         sampler(logits)
+
+
+def test_json_object_with_a_schema(stories: Path) -> None:
+    """`json_object` with a schema beside it, llama.cpp's way of asking, gives its documents."""
+
+    async def main() -> None:
+        async with running(stories) as backend:
+            wanted = {"type": "json_object", "schema": {"enum": [[1], [2]]}}
+            assert (await answer(backend, chat(response_format=wanted))).text in ("[1]", "[2]")
+
+    asyncio.run(main())
+
+
+def test_members_come_in_the_order_of_the_schema_that_was_sent(stories: Path) -> None:
+    """Two schemas that differ only in the order of their members give different answers."""
+
+    async def main() -> None:
+        async with running(stories) as backend:
+            for names in ("ab", "ba"):
+                properties = {name: {"const": 1} for name in names}
+                wanted = {"type": "object", "properties": properties, "required": list("ab")}
+                form = {"type": "json_schema", "json_schema": {"schema": wanted}}
+                said = await answer(backend, chat(response_format=form))
+                assert list(json.loads(said.text)) == list(names)
+
+    asyncio.run(main())
+
+
+def test_a_stop_string_inside_arguments_is_no_call(any_model: Path) -> None:
+    """A call that a stop string cut short does not end with `tool_calls`: nobody should run it."""
+
+    async def main() -> None:
+        async with running(any_model) as backend:
+            request = chat(tools=[WEATHER], tool_choice="required")
+            request = replace(request, sampling=replace(request.sampling, stop=("city",)))
+            said = await answer(backend, request)
+            assert [call.name for call in said.tool_calls] == ["get_weather"]
+            assert said.finish_reason == "stop"
+
+    asyncio.run(main())
+
+
+def test_more_choices_than_the_queue_holds(stories: Path) -> None:
+    """They are refused for good, not as an overload that a client would try again."""
+
+    async def main() -> None:
+        async with running(stories) as backend:
+            with pytest.raises(InvalidRequest) as caught:
+                await answer(backend, chat(n=100))
+            assert caught.value.param == "n"
+
+    asyncio.run(main())
 
 
 def test_raw_grammars_can_be_switched_off(stories: Path) -> None:
