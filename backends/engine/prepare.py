@@ -40,6 +40,7 @@ GUIDES = 64
 
 _TEMPLATE_FAULTS = (
     TemplateError,
+    AssertionError,
     TypeError,
     ValueError,
     LookupError,
