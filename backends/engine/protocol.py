@@ -115,7 +115,8 @@ class Job:
     priority-0 jobs of one tenant's session only the newest goes on; the older ones end, superseded.
     `grammar`: GBNF that the whole answer fits, "" for none; its root rule is `root`. `shown`:
     control tokens whose spelling is part of the answer's text. `scored`: the prompt's tokens come
-    back too, as text with log-probabilities, before the answer (not with `strict`).
+    back too, as text with log-probabilities, before the answer (not with `strict`). `prediction`:
+    tokens that the answer is expected to be like, a hint to speculation.
     """
 
     id: int
@@ -134,6 +135,7 @@ class Job:
     grammar: str = ""
     shown: tuple[int, ...] = ()
     scored: bool = False
+    prediction: tuple[int, ...] = ()
 
     def pack(self) -> Wire:
         return {"op": "submit", **asdict(self)}
@@ -145,7 +147,7 @@ class Job:
         sampler = values["sampler"]
         biases = tuple((token, bias) for token, bias in sampler["logit_bias"])
         values["sampler"] = SamplerSettings(**{**sampler, "logit_bias": biases})
-        for name in ("tokens", "stop", "shown"):
+        for name in ("tokens", "stop", "shown", "prediction"):
             values[name] = tuple(values[name])
         return cls(**values)
 
@@ -161,7 +163,8 @@ class Output:
     once: stop, length, cancelled or error (then `error` says why: one of the words below, a colon,
     and a sentence). `completion_tokens` counts all tokens so far, the ending one included.
     `logprobs` are of the tokens that end in `text`: those that a stop string cuts have none.
-    `prompt` marks the text of a scored job's prompt, which is not the answer's.
+    `prompt` marks the text of a scored job's prompt, which is not the answer's. `prediction`, with
+    the finish: how many tokens drafted from the job's prediction held, and how many did not.
     """
 
     id: int
@@ -180,6 +183,7 @@ class Output:
     logprobs: tuple[logprobs.Entry, ...] = ()
     retry_after: float | None = None
     prompt: bool = False
+    prediction: tuple[int, int] = (0, 0)
 
     def pack(self) -> list[Any]:
         """Positional, since there is one for every token."""
@@ -189,6 +193,7 @@ class Output:
     def unpack(cls, values: list[Any]) -> Output:
         output = dict(zip(_OUTPUT, values, strict=True))
         output["tokens"] = tuple(output["tokens"])
+        output["prediction"] = tuple(output["prediction"])
         output["logprobs"] = logprobs.unpack(output["logprobs"])
         return cls(**output)
 

@@ -53,6 +53,7 @@ from backends.engine.protocol import (
 )
 from backends.engine.scored import ScoredPrompt
 from backends.engine.snapshots import MARGIN, Snapshot, Snapshots
+from backends.engine.speculate import Drafting, Speculation
 from backends.engine.text import TextStream
 from backends.engine.waiting import DrainRate, Waiting
 
@@ -156,6 +157,7 @@ class Slot:
     sampler: Sampler | None
     text: TextStream
     inbox: Inbox | None = None
+    drafting: Drafting | None = None
     lead: Lead | None = None
     trail: Trail | None = None
     scored: ScoredPrompt | None = None
@@ -245,11 +247,13 @@ class Scheduler:
         limits: Limits,
         clock: Callable[[], float] = time.monotonic,
         snapshots: Snapshots | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         self._engine = engine
         self._limits = limits
         self._clock = clock
         self._snapshots = snapshots
+        self._speculation = speculation
         self._queue = Waiting()
         self._drain = DrainRate()
         self._slots: dict[int, Slot] = {}
@@ -347,6 +351,10 @@ class Scheduler:
     def used(self) -> int:
         """Cells that hold tokens; those that sequences share count once for each."""
         return self.cached + sum(slot.fed for slot in self._slots.values())
+
+    def speculation_stats(self) -> dict[str, int]:
+        """Counters of the drafts that this worker made itself."""
+        return self._speculation.stats() if self._speculation else {}
 
     def slots(self) -> list[Slot]:
         return list(self._slots.values())
@@ -484,6 +492,7 @@ class Scheduler:
                 sampler=sampler,
                 text=TextStream(job.stop),
                 inbox=Inbox(self._engine.vocab) if job.role == "target" else None,
+                drafting=self._speculation.begin(job) if self._speculation else None,
                 lead=Lead(self._engine.vocab) if job.role == "draft" else None,
                 trail=None if job.logprobs is None else Trail(job.logprobs, self._engine.spelling),
                 scored=(
@@ -623,6 +632,8 @@ class Scheduler:
         """Its end. What it holds stays for the next who begins alike, unless it is doubtful."""
         if slot.sampler:
             slot.sampler.close()
+        if slot.drafting:
+            slot.drafting.close()
         self._drain.note(slot.whole, self._clock())
         if slot.sequence < 0:
             self._parked.remove(slot)
@@ -663,7 +674,9 @@ class Scheduler:
         few = max(1, limits.verify)  # as many rows as a verification are no prompt
         decoding = [slot for slot in eligible if slot.due <= few]
         prompts = [slot for slot in eligible if slot.due > few]
-        shared = [self._decode_rows(slot) for slot in decoding if not slot.job.strict]
+        # A draft beside a prompt's chunk, or so many sequences, is one row more in a full batch.
+        company = limits.batch if prompts else len(decoding)
+        shared = [self._decode_rows(slot, company) for slot in decoding if not slot.job.strict]
         room = limits.batch - sum(rows.width for rows in shared)
         budget = min(room, limits.chunk if decoding else limits.batch)
         for slot in prompts:
@@ -675,15 +688,17 @@ class Scheduler:
         shared.sort(key=lambda rows: rows.slot.sequence)
         return [*alone, shared] if shared else alone
 
-    def _decode_rows(self, slot: Slot) -> Rows:
-        return Rows(slot=slot, known=slot.tokens[slot.fed :], draft=self._draft_of(slot))
+    def _decode_rows(self, slot: Slot, company: int) -> Rows:
+        return Rows(slot=slot, known=slot.tokens[slot.fed :], draft=self._draft_of(slot, company))
 
-    def _draft_of(self, slot: Slot) -> list[int]:
+    def _draft_of(self, slot: Slot, company: int = 1) -> list[int]:
         """Never so long that verifying it could need a cell beyond the reservation."""
-        if slot.inbox is None or slot.due != 1:
+        if slot.due != 1:
             return []
-        left = slot.job.max_tokens - slot.generated - 1
-        return slot.inbox.take(slot.generated, min(self._limits.verify, left))
+        most = min(self._limits.verify, slot.job.max_tokens - slot.generated - 1)
+        if slot.drafting:
+            return slot.drafting.draft(slot.tokens, most, company)
+        return slot.inbox.take(slot.generated, most) if slot.inbox else []
 
     @staticmethod
     def _scoring(slot: Slot) -> bool:
@@ -814,6 +829,8 @@ class Scheduler:
         if slot.inbox is not None:
             slot.inbox.commit(base, tokens)
             epoch = slot.inbox.epoch
+        if slot.drafting and draft:
+            slot.drafting.settle(len(draft), accepted)
         source: Source = "self" if not draft else "bonus" if emitted > len(draft) else "draft"
         self.stats.generated_tokens += emitted
         self.stats.drafted += len(draft)
@@ -833,6 +850,7 @@ class Scheduler:
                 cached_tokens=slot.reused,
                 completion_tokens=slot.generated,
                 logprobs=slot.trail.take(slot.text.shown) if slot.trail else (),
+                prediction=slot.drafting.prediction if slot.drafting and finish else (0, 0),
             )
         )
         if finish:

@@ -16,7 +16,9 @@ class EngineSettings:
     sequences kept for prompts that begin alike; `optimism`: the share of `max_tokens` that an
     admission reserves. Strict engines do neither. `snapshots` is the descriptor of the memory for
     evicted sequences (-1: none), which the worker inherits. `memory`: bytes of address space that
-    the worker may take beyond its empty self (0: as many as there are).
+    the worker may take beyond its empty self (0: as many as there are). `speculate`: whether the
+    worker drafts for itself: off, auto (where it pays) or always; `draft` is the file of a model
+    that drafts too.
     """
 
     model: str
@@ -36,6 +38,8 @@ class EngineSettings:
     gpu_layers: int = 0
     snapshots: int = -1
     memory: int = 0
+    speculate: str = "off"
+    draft: str = ""
 
     def json(self) -> str:
         return json.dumps(asdict(self))

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from backends.engine import gguf, memory, native, process
+from backends.engine import drafters, gguf, memory, native, process
 from backends.engine.constrained import ConstrainedSampler, Greedy
 from backends.engine.protocol import (
     FrameError,
@@ -293,6 +293,7 @@ class Worker:
         scheduler = self._scheduler
         return {
             **asdict(scheduler.stats),
+            **scheduler.speculation_stats(),
             "running": len(scheduler.slots()),
             "waiting": scheduler.waiting,
             "reserved": scheduler.reserved,
@@ -316,6 +317,9 @@ def serve(connection: socket.socket, settings: EngineSettings) -> None:
     try:
         model, context, limits = load(settings)
         exactness = probe(model, context, limits.verify)
+        speculation = drafters.speculation(
+            settings, model, context, limits, exact=exactness == "bitwise"
+        )
     except (native.LoadFailed, native.DecodeFailed) as error:
         connection.sendall(encode({"op": "fatal", "detail": str(error)}))
         return
@@ -332,10 +336,16 @@ def serve(connection: socket.socket, settings: EngineSettings) -> None:
             "trained_context": str(model.trained),
             "verify": str(limits.verify),
             "strict": str(settings.strict).lower(),
+            "speculation": drafters.told(speculation),
         },
     )
     decoder = LlamaDecoder(model, context)
-    scheduler = Scheduler(decoder, limits, snapshots=snapshots(settings) if limits.cached else None)
+    scheduler = Scheduler(
+        decoder,
+        limits,
+        snapshots=snapshots(settings) if limits.cached else None,
+        speculation=speculation,
+    )
     worker = Worker(connection, scheduler)
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())
     connection.sendall(encode(ready.pack()))

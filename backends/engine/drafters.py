@@ -1,0 +1,78 @@
+"""What drafts in this worker and what that costs, made and measured when the model is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backends.engine import calibrate, native
+from backends.engine.draft_model import DraftModel
+from backends.engine.payoff import Costs
+from backends.engine.scheduler import Limits
+from backends.engine.settings import EngineSettings
+from backends.engine.speculate import Speculation
+
+
+def speculation(
+    settings: EngineSettings,
+    model: native.Model,
+    context: native.Context,
+    limits: Limits,
+    *,
+    exact: bool,
+) -> Speculation | None:
+    """None: nothing drafts here. `context` must be empty and is left so.
+
+    Raises LoadFailed if a draft model was asked for and cannot draft for this one.
+    """
+    if settings.speculate == "off" or limits.verify < 1:
+        return None
+    costs = None
+    if settings.speculate != "always":
+        costs = _measured(settings, context, model.tokens, limits.verify + 1)
+    drafter = _draft_model(settings, model, limits) if settings.draft else None
+    return Speculation(limits.verify, costs, model=drafter, exact=exact)
+
+
+def told(speculation: Speculation | None) -> str:
+    """What was found, for an operator."""
+    if speculation is None:
+        return "off"
+    if speculation.costs is None:
+        return "always"
+    measured = speculation.costs
+    table = ", ".join(f"r({width})={measured.relative(width):.2f}" for width in measured.widths[1:])
+    pays = "" if speculation.possible(1, 1) else "; no draft can pay here"
+    return f"{table}{pays}"
+
+
+def _measured(settings: EngineSettings, context: native.Context, vocab: int, widest: int) -> Costs:
+    clock = calibrate.WALL if settings.gpu_layers else calibrate.CPU
+    return calibrate.costs(context, widest=widest, vocab=vocab, clock=clock)
+
+
+def _draft_model(settings: EngineSettings, target: native.Model, limits: Limits) -> DraftModel:
+    path = Path(settings.draft)
+    model = native.Model(path, gpu_layers=settings.gpu_layers)
+    if not model.rewinds:
+        raise native.LoadFailed(f"{path.name} cannot draft: its sequences cannot be rewound")
+    if model.pieces(special=True) != target.pieces(special=True) or model.eog() != target.eog():
+        raise native.LoadFailed(f"{path.name} cannot draft: its vocabulary is not the model's")
+    context = native.Context(
+        model,
+        cells=max(limits.cells, limits.context),
+        sequences=limits.slots,
+        batch=settings.batch,
+        outputs=limits.slots,
+        threads=settings.threads,
+        flash_attention=settings.flash_attention,
+        unified=True,
+        offload=settings.gpu_layers > 0,
+    )
+    once = _measured(settings, context, model.tokens, 1)
+    return DraftModel(
+        context,
+        sequences=limits.slots,
+        ends=model.eog().__contains__,
+        draft_s=once(1),
+        failure=native.DecodeFailed,
+    )
