@@ -360,6 +360,13 @@ _ENGINE_COUNTS = (
     ("expired", "expired", "Jobs whose deadline passed in the queue."),
 )
 _ENGINE_ROWS = ("prompt", "decode", "draft")
+_ENGINE_DRAFTS = (
+    ("drafts", "Drafts verified that the worker made itself."),
+    ("draft_tokens", "Their tokens."),
+    ("accepted_tokens", "Those of them that held."),
+)
+_DRAFT_SOURCES = ("ngram", "prediction", "model")
+_DRAFT_OFF = ("cost", "busy", "acceptance", "no_match")
 _ENGINE_CELLS = ("used", "reserved", "cached")
 
 
@@ -385,6 +392,7 @@ def _engine_counts(engines: Mapping[str, EngineVitals]) -> Iterator[Metric]:
             cells.add_metric((upstream, state), stats[state])
     yield rows
     yield cells
+    yield from _engine_drafts(known)
     yield _gauge(
         "tandem_engine_kv_usage_ratio",
         "KV cells that hold tokens, over all.",
@@ -403,6 +411,27 @@ def _engine_counts(engines: Mapping[str, EngineVitals]) -> Iterator[Metric]:
         "upstream",
         {name: stats["waiting"] for name, stats in known.items()},
     )
+
+
+def _engine_drafts(known: Mapping[str, Mapping[str, float]]) -> Iterator[Metric]:
+    """A worker's own drafts; those of a pair's edge are in its records (tandem_spec_*)."""
+    for what, text in _ENGINE_DRAFTS:
+        counts = CounterMetricFamily(
+            f"tandem_engine_spec_{what}", text, labels=("upstream", "source")
+        )
+        for upstream, stats in known.items():
+            for source in _DRAFT_SOURCES:
+                counts.add_metric((upstream, source), stats.get(f"spec_{what}_{source}", 0))
+        yield counts
+    off = CounterMetricFamily(
+        "tandem_engine_spec_off",
+        "Steps of a sequence without a draft, by why; for cost, whole requests.",
+        labels=("upstream", "reason"),
+    )
+    for upstream, stats in known.items():
+        for why in _DRAFT_OFF:
+            off.add_metric((upstream, why), stats.get(f"spec_off_{why}", 0))
+    yield off
 
 
 class _VitalsCollector(Collector):

@@ -66,6 +66,8 @@ def to_json(record: ExchangeRecord) -> dict[str, Any]:
             "cached_tokens": usage.cached_tokens,
             "reasoning_tokens": usage.reasoning_tokens,
             "cut_tokens": usage.cut_tokens,
+            "accepted_prediction_tokens": usage.accepted_prediction_tokens,
+            "rejected_prediction_tokens": usage.rejected_prediction_tokens,
             "estimated": usage.estimated,
         },
         "finish_reason": record.finish_reason,

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from backends.base import Health, Options, Resources
 from backends.engine import choices, footprint, gguf
@@ -22,6 +22,7 @@ from backends.engine.answer import Answer
 from backends.engine.client import Engine
 from backends.engine.conversation import turn
 from backends.engine.echo import Echo, Reading
+from backends.engine.prediction import predicted
 from backends.engine.prompts import Guide, Prompts, Vocabulary
 from backends.engine.protocol import Job, Output, Role, SamplerSettings
 from backends.engine.settings import EngineSettings, default_threads
@@ -61,12 +62,21 @@ FEATURES = frozenset(
         Feature.TOOLS,
         Feature.JSON_MODE,
         Feature.GRAMMAR,
+        Feature.PREDICTION,
     }
 )
 SHARING = frozenset({Feature.N})
 """What needs sequences to share cells, which those of a strict engine cannot."""
 GUIDED = frozenset({Feature.TOOLS, Feature.JSON_MODE, Feature.GRAMMAR})
 FREE = Guide()
+
+
+class DraftOptions(BaseModel):
+    """`draft`: the GGUF file of a smaller model with the same vocabulary, found as `model` is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    draft: str
 
 
 class LlamaCppOptions(Options):
@@ -84,7 +94,10 @@ class LlamaCppOptions(Options):
     `raw_grammars`: whether clients may send GBNF of their own; a hostile
     one can hold the worker for seconds, everyone's. `snapshot_mib` is RAM for
     conversations that had to leave the KV cells, so that their next turn need not be computed from
-    its beginning (0: none; strict models keep none).
+    its beginning (0: none; strict models keep none). `speculate`: drafts that the worker makes for
+    itself. auto: by lookup in the prompt and the answer, where measurement says that it pays;
+    `{draft: FILE}`: also by a smaller model, in the same way; ngram: by lookup, without asking
+    whether it pays; off: not at all.
     """
 
     model: str
@@ -102,6 +115,7 @@ class LlamaCppOptions(Options):
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     raw_grammars: bool = True
     snapshot_mib: int = Field(default=0, ge=0)
+    speculate: Literal["auto", "off", "ngram"] | DraftOptions = "auto"
 
 
 class LlamaCppBackend:
@@ -115,6 +129,11 @@ class LlamaCppBackend:
     def __init__(self, name: str, options: LlamaCppOptions, resources: Resources) -> None:
         self._options = options
         self._path = model_path(options.model, resources.model_dir)
+        self._draft = (
+            model_path(options.speculate.draft, resources.model_dir)
+            if isinstance(options.speculate, DraftOptions)
+            else None
+        )
         self._detail = "not started"
         self._features = _features(options)
         self.prompts = Prompts(self._path, limit_s=options.prepare_s)
@@ -129,6 +148,8 @@ class LlamaCppBackend:
             flash_attention=options.flash_attention,
             kv=options.kv,
             gpu_layers=options.gpu_layers,
+            speculate=_speculate(options.speculate),
+            draft=str(self._draft) if self._draft else "",
         )
         self._snapshots = -1
         self.engine = Engine(self._settings, name=name)
@@ -163,6 +184,8 @@ class LlamaCppBackend:
             self._detail = "llama-cpp-python is not installed (the extra `local`): no local models"
         elif not self._path.is_file():
             self._detail = f"no such model file: {self._path.name}"
+        elif self._draft is not None and not self._draft.is_file():
+            self._detail = f"no such model file: {self._draft.name}"
         else:
             await self._load()
             return
@@ -298,14 +321,17 @@ class LlamaCppBackend:
             yield UsageReport(usage=Usage(prompt_tokens=len(prompt), cut_tokens=cut))
             return
         job = _timed(self.job(request, prompt, tenant=call.tenant, guide=guide), call)
+        job = replace(job, prediction=await self._prediction(request))
         asked = choices.jobs(echo.job(job), of, ranked=of > count)
         answers = [self._answer(request, i, guide, echo, prompt) for i in range(count)]
         held: list[list[Output]] = [[] for _ in asked]
-        completed = cached = 0
+        completed = cached = held_tokens = failed_tokens = 0
         async with aclosing(choices.outputs(self.engine, asked)) as outputs:
             async for choice, output in outputs:
                 if output.finish is not None:
                     completed += output.completion_tokens
+                    held_tokens += output.prediction[0]
+                    failed_tokens += output.prediction[1]
                     cached = output.cached_tokens if choice == 0 else cached
                 if of > count:
                     held[choice].append(output)
@@ -320,8 +346,18 @@ class LlamaCppBackend:
             completion_tokens=0 if echo.only else completed,
             cached_tokens=cached,
             cut_tokens=cut,
+            accepted_prediction_tokens=held_tokens,
+            rejected_prediction_tokens=failed_tokens,
         )
         yield UsageReport(usage=usage)
+
+    async def _prediction(self, request: ChatRequest) -> tuple[int, ...]:
+        """What the client expects, in tokens. Raises InvalidRequest."""
+        text = predicted(request.body) if Feature.PREDICTION in request.features else ""
+        facts, context = self.prompts.vocabulary, self._upstream.context or 0
+        if not text or facts is None:
+            return ()
+        return await self.prompts.plain(text[: context * facts.longest], "prediction")
 
     def _answer(
         self, request: ChatRequest, choice: int, guide: Guide, echo: Echo, prompt: tuple[int, ...]
@@ -449,8 +485,15 @@ _Number = TypeVar("_Number", int, float)
 
 
 def _features(options: LlamaCppOptions) -> frozenset[Feature]:
-    lacks = frozenset() if options.raw_grammars else {Feature.GRAMMAR}
+    lacks = set() if options.raw_grammars else {Feature.GRAMMAR}
+    lacks |= {Feature.PREDICTION} if options.speculate == "off" else set()
     return (FEATURES if options.strict else FEATURES | SHARING) - lacks
+
+
+def _speculate(option: str | DraftOptions) -> str:
+    if isinstance(option, DraftOptions):
+        return "auto"
+    return "always" if option == "ngram" else option
 
 
 def _or(value: _Number | None, usual: _Number) -> _Number:

@@ -238,6 +238,8 @@ class Preparer:
                 return self.guide({k: v for k, v in request.items() if k != "op"})
             case "text":
                 return {"tokens": self.text(request["text"])}
+            case "plain":
+                return {"tokens": self._plain(request["text"])}
             case "infill":
                 snippets = [(name, text) for name, text in request["snippets"]]
                 tokens, cut = self.infill(

@@ -82,6 +82,10 @@ class Prompts:
     async def text(self, prompt: str) -> tuple[int, ...]:
         return tuple((await self._ask({"op": "text", "text": prompt}, "prompt"))["tokens"])
 
+    async def plain(self, text: str, param: str) -> tuple[int, ...]:
+        """A part of a text: no token is added to it, and none of it is a control token."""
+        return tuple((await self._ask({"op": "plain", "text": text}, param))["tokens"])
+
     async def infill(
         self,
         prefix: str,

@@ -125,9 +125,14 @@ class Profile:
     versioned: bool = False
 
     def features_for(self, model: str) -> frozenset[F]:
-        """What this provider honours for one of its models."""
+        """What this provider honours for one of its models.
+
+        A prediction changes no token of an answer: nobody is passed over for want of it, and
+        whoever ignores or refuses it is told of as of any other field.
+        """
         legacy = not self.legacy_models or model.startswith(self.legacy_models)
-        return self.features if legacy else self.features - {F.COMPLETION, F.FIM, F.ECHO}
+        found = self.features if legacy else self.features - {F.COMPLETION, F.FIM, F.ECHO}
+        return found | {F.PREDICTION}
 
     def ignored_for(self, model: str) -> frozenset[str]:
         """Fields without effect on one of its models, for the answer to announce."""

@@ -50,6 +50,7 @@ class Feature(StrEnum):
     IGNORE_EOS = "ignore_eos"
     MIN_TOKENS = "min_tokens"
     TOKEN_PROMPT = "prompt"  # a prompt given as token ids
+    PREDICTION = "prediction"  # the answer as the client expects it: a hint that changes no token
     PROMPT_LIST = "prompt_list"  # several prompts in one request
 
     @property
@@ -178,7 +179,8 @@ class Usage:
     """Tokens of one answer. `estimated` is set when an upstream did not report them.
 
     `cut_tokens` were left out around a hole to fill, by its protocol's rule (DESIGN 2.2).
-    `cost_usd` is what the upstream itself says that the answer cost, where it does.
+    `cost_usd` is what the upstream itself says that the answer cost, where it does. Of the client's
+    `prediction` so many tokens were tried and are in the answer, or are not.
     """
 
     prompt_tokens: int = 0
@@ -187,6 +189,8 @@ class Usage:
     reasoning_tokens: int = 0
     cut_tokens: int = 0
     cost_usd: float | None = None
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
     estimated: bool = False
 
     @property

@@ -224,6 +224,8 @@ def _abilities(body: Mapping[str, Any]) -> set[Feature]:
         needs.add(Feature.JSON_MODE)
     if fields.text(body, "grammar"):
         needs.add(Feature.GRAMMAR)
+    if fields.mapping(body, "prediction"):
+        needs.add(Feature.PREDICTION)
     fields.boolean(body, "parallel_tool_calls")
     if body.get("modalities") not in (None, ["text"]):
         needs.add(Feature.SPEECH)

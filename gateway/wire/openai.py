@@ -217,6 +217,12 @@ def _usage(usage: dict[str, Any]) -> Usage:
             usage.get("reasoning_tokens"),  # Perplexity
         ),
         cost_usd=_cost(usage.get("cost")),
+        accepted_prediction_tokens=_integer(
+            completion_details.get("accepted_prediction_tokens"), 0
+        ),
+        rejected_prediction_tokens=_integer(
+            completion_details.get("rejected_prediction_tokens"), 0
+        ),
     )
 
 

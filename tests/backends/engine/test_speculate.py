@@ -119,7 +119,7 @@ def test_a_prediction_changes_no_answer(bundled_target: Path) -> None:
 def test_a_draft_model_of_another_vocabulary_is_refused(
     bundled_target: Path, stories: Path
 ) -> None:
-    """A model whose tokens mean something else cannot draft, and the worker says so at its start."""
+    """A model whose tokens differ cannot draft, and the worker says so when it starts."""
 
     async def main() -> None:
         settings = EngineSettings(model=str(bundled_target), speculate="auto", draft=str(stories))
