@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from backends.engine import calibrate, native
 from backends.engine.draft_model import DraftModel
 from backends.engine.payoff import Costs
-from backends.engine.scheduler import Limits
+from backends.engine.scheduler import Floats, Limits
 from backends.engine.settings import EngineSettings
 from backends.engine.speculate import Speculation
+
+Decode = Callable[[list[int], list[int], list[int], list[bool]], Floats]
+Watch = Callable[[Decode, list[int], list[int], list[int], list[bool]], Floats]
 
 
 def speculation(
@@ -39,15 +43,48 @@ def told(speculation: Speculation | None) -> str:
         return "off"
     if speculation.costs is None:
         return "always"
-    measured = speculation.costs
+    measured = speculation.costs.measured
     table = ", ".join(f"r({width})={measured.relative(width):.2f}" for width in measured.widths[1:])
     pays = "" if speculation.possible(1, 1) else "; no draft can pay here"
     return f"{table}{pays}"
 
 
+def watch(settings: EngineSettings, speculation: Speculation | None) -> Watch | None:
+    """Tells the costs what passes really take: those of generating rows only, all of them wanted.
+
+    A strict one without a draft has a second row for company, which nobody wants.
+    """
+    costs = speculation.costs if speculation else None
+    if costs is None:
+        return None
+    now = clock(settings)
+
+    def watched(
+        decode: Decode,
+        tokens: list[int],
+        positions: list[int],
+        sequences: list[int],
+        wanted: list[bool],
+    ) -> Floats:
+        began = now()
+        logits = decode(tokens, positions, sequences, wanted)
+        rows = len(tokens)
+        padded = rows == 2 and len(logits) == 1
+        if len(logits) == rows or padded:
+            drafted = not padded and len(set(sequences)) < rows
+            costs.note(rows, now() - began, drafted=drafted)
+        return logits
+
+    return watched
+
+
+def clock(settings: EngineSettings) -> Callable[[], float]:
+    """What a pass is timed with."""
+    return calibrate.WALL if settings.gpu_layers else calibrate.CPU
+
+
 def _measured(settings: EngineSettings, context: native.Context, vocab: int, widest: int) -> Costs:
-    clock = calibrate.WALL if settings.gpu_layers else calibrate.CPU
-    return calibrate.costs(context, widest=widest, vocab=vocab, clock=clock)
+    return calibrate.costs(context, widest=widest, vocab=vocab, clock=clock(settings))
 
 
 def _draft_model(settings: EngineSettings, target: native.Model, limits: Limits) -> DraftModel:

@@ -9,12 +9,12 @@ model is loaded: on a CPU a second row can cost as much as the first, on a GPU n
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 ON_GAIN = 1.10
 """Drafting begins above this (DESIGN 6) and ends below OFF_GAIN; between them what was goes on."""
-OFF_GAIN = 1.02
+OFF_GAIN = 1.05
 MOST_ROWS = 16
 """With more sequences in a batch than this nobody drafts: the batch fills the machine already."""
 
@@ -50,6 +50,55 @@ class Costs:
         return self(rows) / self(1)
 
 
+class LiveCosts:
+    """Costs corrected by what passes cost later, when sequences are longer than at the measuring.
+
+    Attention makes wide passes dearer with every token in the cells, so what was measured at load
+    flatters drafts: for each width measured a factor says by how much, relative to passes without
+    drafts. A factor that keeps drafts from being tried slowly returns to 1, or it would never be
+    measured again.
+    """
+
+    PLAIN_WEIGHT, DRAFT_WEIGHT = 0.05, 0.15
+    RETURN, RETURN_EVERY = 0.1, 128
+    FARTHEST = 4.0
+
+    def __init__(self, measured: Costs) -> None:
+        self.measured = measured
+        self._plain = 1.0
+        self._factors = dict.fromkeys(measured.widths, 1.0)
+        self._now = measured
+        self._steps = 0
+
+    def __call__(self, rows: int) -> float:
+        return self._now(rows)
+
+    def note(self, rows: int, seconds: float, *, drafted: bool) -> None:
+        """What a pass took; `drafted`: some of its rows were to be verified."""
+        ratio = min(seconds / self.measured(rows), self.FARTHEST)
+        if drafted:
+            width = min(self._factors, key=lambda each: abs(each - rows))
+            off = ratio / max(self._plain, 1e-9) - self._factors[width]
+            self._factors[width] += self.DRAFT_WEIGHT * off
+            self._correct()
+            return
+        self._plain += self.PLAIN_WEIGHT * (ratio - self._plain)
+        self._steps += 1
+        if self._steps % self.RETURN_EVERY == 0:
+            for width, factor in self._factors.items():
+                self._factors[width] += self.RETURN * (1.0 - factor)
+            self._correct()
+
+    def _correct(self) -> None:
+        measured = self.measured
+        self._now = Costs.of(
+            {
+                width: seconds * self._factors[width]
+                for width, seconds in zip(measured.widths, measured.seconds, strict=True)
+            }
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """So many draft tokens, and the gain over none."""
@@ -60,7 +109,7 @@ class Choice:
 
 def best(
     chances: Sequence[float],
-    costs: Costs,
+    costs: Callable[[int], float],
     *,
     rows: int = 1,
     draft_s: float = 0.0,
@@ -88,7 +137,14 @@ def engages(choice: Choice, *, engaged: bool) -> bool:
     return choice.tokens > 0 and choice.gain >= (OFF_GAIN if engaged else ON_GAIN)
 
 
-def could_pay(costs: Costs, *, rows: int, most: int, draft_s: float = 0.0, least: int = 1) -> bool:
+def could_pay(
+    costs: Callable[[int], float],
+    *,
+    rows: int,
+    most: int,
+    draft_s: float = 0.0,
+    least: int = 1,
+) -> bool:
     """Whether a draft of which all holds would be worth it. If not, nobody need look for one."""
     if rows > MOST_ROWS:
         return False

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from backends.engine.draft_model import DraftModel
 from backends.engine.lookup import Lookup
-from backends.engine.payoff import Choice, Costs, Odds, best, could_pay, engages
+from backends.engine.payoff import Choice, Costs, LiveCosts, Odds, best, could_pay, engages
 from backends.engine.protocol import Job
 
 SOURCES = ("ngram", "prediction", "model")
@@ -53,7 +53,7 @@ class Speculation:
         exact: bool = True,
     ) -> None:
         self.most = most
-        self.costs = costs
+        self.costs = None if costs is None else LiveCosts(costs)
         self.model = model
         self.exact = exact
         self.counts: Counter[str] = Counter()
@@ -77,7 +77,7 @@ class Speculation:
             return True
         known = self._possible.get((rows, least))
         if known is None:
-            known = could_pay(self.costs, rows=rows, most=self.most, least=least)
+            known = could_pay(self.costs.measured, rows=rows, most=self.most, least=least)
             self._possible[rows, least] = known
         return known
 

@@ -54,9 +54,12 @@ LEAVE_S = 5.0
 class LlamaDecoder:
     """The scheduler's engine: a context, and the vocabulary as tables."""
 
-    def __init__(self, model: native.Model, context: native.Context) -> None:
+    def __init__(
+        self, model: native.Model, context: native.Context, watch: drafters.Watch | None = None
+    ) -> None:
         self._model = model
         self._context = context
+        self._watch = watch
         self._pieces = model.pieces()
         self._eog = model.eog()
         self._hidden = np.array([not piece for piece in self._pieces])
@@ -67,7 +70,9 @@ class LlamaDecoder:
         self, tokens: list[int], positions: list[int], sequences: list[int], wanted: list[bool]
     ) -> Floats:
         try:
-            return self._context.decode(tokens, positions, sequences, wanted)
+            if self._watch is None:
+                return self._context.decode(tokens, positions, sequences, wanted)
+            return self._watch(self._context.decode, tokens, positions, sequences, wanted)
         except native.DecodeFailed as error:
             if error.code < -1:
                 raise  # fatal for the context: better a new process than a doubtful one
@@ -339,7 +344,7 @@ def serve(connection: socket.socket, settings: EngineSettings) -> None:
             "speculation": drafters.told(speculation),
         },
     )
-    decoder = LlamaDecoder(model, context)
+    decoder = LlamaDecoder(model, context, drafters.watch(settings, speculation))
     scheduler = Scheduler(
         decoder,
         limits,

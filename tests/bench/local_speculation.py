@@ -187,6 +187,7 @@ async def main(runs: int) -> None:
     print(json.dumps(found))
 
 
-parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--quick", action="store_true")
-asyncio.run(main(3 if parser.parse_args().quick else 9))
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    asyncio.run(main(3 if parser.parse_args().quick else 9))
