@@ -19,8 +19,6 @@ CHUNK = 64
 class Cells(Protocol):
     """Of native.Context what is used here."""
 
-    batch: int
-
     def decode(
         self, tokens: list[int], positions: list[int], sequences: list[int], wanted: list[bool]
     ) -> Any: ...

@@ -62,6 +62,7 @@ class LiveCosts:
     PLAIN_WEIGHT, DRAFT_WEIGHT = 0.05, 0.15
     RETURN, RETURN_EVERY = 0.1, 128
     FARTHEST = 4.0
+    """One pass that a neighbour held up says no more than this."""
 
     def __init__(self, measured: Costs) -> None:
         self.measured = measured
@@ -75,14 +76,13 @@ class LiveCosts:
 
     def note(self, rows: int, seconds: float, *, drafted: bool) -> None:
         """What a pass took; `drafted`: some of its rows were to be verified."""
-        ratio = min(seconds / self.measured(rows), self.FARTHEST)
+        relative = min(seconds / self.measured(rows) / self._plain, self.FARTHEST)
         if drafted:
             width = min(self._factors, key=lambda each: abs(each - rows))
-            off = ratio / max(self._plain, 1e-9) - self._factors[width]
-            self._factors[width] += self.DRAFT_WEIGHT * off
+            self._factors[width] += self.DRAFT_WEIGHT * (relative - self._factors[width])
             self._correct()
             return
-        self._plain += self.PLAIN_WEIGHT * (ratio - self._plain)
+        self._plain *= 1 + self.PLAIN_WEIGHT * (relative - 1)
         self._steps += 1
         if self._steps % self.RETURN_EVERY == 0:
             for width, factor in self._factors.items():

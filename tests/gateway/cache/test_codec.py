@@ -27,6 +27,8 @@ def entry(text: str = "Paris") -> Entry:
         reasoning_tokens=4,
         cost_usd=0.5,
         cut_tokens=5,
+        accepted_prediction_tokens=6,
+        rejected_prediction_tokens=7,
         estimated=True,
     )
     return Entry(
