@@ -194,6 +194,7 @@ class LlamaCppBackend:
     async def _load(self) -> None:
         try:
             head = await asyncio.to_thread(_examined, self._path, self._options.sha256)
+            draft = await asyncio.to_thread(_examined, self._draft, None) if self._draft else None
         except gguf.GgufError as error:
             self._detail = str(error)
             log.warning("%s: %s", self._upstream.name, self._detail)
@@ -216,7 +217,7 @@ class LlamaCppBackend:
                 facts.trained,
             )
         settings = replace(self._settings, context=context)
-        needed = await asyncio.to_thread(footprint.footprint, head, settings)
+        needed = await asyncio.to_thread(footprint.footprint, head, settings, draft)
         if why := footprint.refusal(needed, footprint.machine_memory()):
             self._detail = f"{self._path.name} cannot be used: {why}"
             log.warning("%s: %s", self._upstream.name, self._detail)

@@ -24,12 +24,15 @@ THREAD = 256 << 20
 """Address space that a thread may reserve: its stack and an allocator's arena of its own."""
 
 
-def footprint(head: Gguf, settings: EngineSettings) -> Memory:
-    """As worker.py makes its context. `settings.context` must be known. Raises GgufError."""
+def footprint(head: Gguf, settings: EngineSettings, draft: Gguf | None = None) -> Memory:
+    """As worker.py makes its context, and drafters.py that of a model that drafts.
+
+    `settings.context` must be known. Raises GgufError.
+    """
     cells = settings.cells or settings.context * settings.slots
     cached = 0 if settings.strict else settings.cached
     verify = min(settings.verify, max(1, settings.batch // settings.slots) - 1)
-    return memory(
+    whole = memory(
         head,
         Context(
             cells=max(cells, settings.context),
@@ -41,6 +44,26 @@ def footprint(head: Gguf, settings: EngineSettings) -> Memory:
             unified=not settings.strict,
             flash_attention=settings.flash_attention,
         ),
+    )
+    if draft is None:
+        return whole
+    beside = memory(
+        draft,
+        Context(
+            cells=max(cells, settings.context),
+            sequences=settings.slots,
+            batch=settings.batch,
+            outputs=settings.slots,
+            flash_attention=settings.flash_attention,
+        ),
+    )
+    return Memory(
+        weights=whole.weights + beside.weights,
+        repacked=whole.repacked + beside.repacked,
+        kv=whole.kv + beside.kv,
+        recurrent=whole.recurrent + beside.recurrent,
+        compute=whole.compute + beside.compute,
+        worker=whole.worker,
     )
 
 
