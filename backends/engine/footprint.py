@@ -9,10 +9,12 @@ worker's address space is bounded, far above its needs: a bound that is met is a
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from backends.engine.gguf import Gguf
 from backends.engine.memory import Context, Memory, memory
+from backends.engine.pooling import ENCODERS, room_for
 from backends.engine.settings import EngineSettings
 
 GIB = 1 << 30
@@ -25,22 +27,53 @@ THREAD = 256 << 20
 
 
 def footprint(head: Gguf, settings: EngineSettings) -> Memory:
-    """As worker.py makes its context. `settings.context` must be known. Raises GgufError."""
+    """As worker.py makes its contexts. `settings.context` must be known. Raises GgufError."""
+    generating = memory(head, _generating(settings)) if settings.generates else None
+    if settings.pooling is None:
+        assert generating is not None, "a model is loaded for something"
+        return generating
+    embedding = memory(head, _embedding(settings))
+    if head.architecture in ENCODERS:
+        embedding = replace(embedding, kv=0)
+    if generating is None:
+        return embedding
+    return replace(
+        generating,
+        kv=generating.kv + embedding.kv,
+        recurrent=generating.recurrent + embedding.recurrent,
+        compute=generating.compute + embedding.compute,
+    )
+
+
+def _embedding(settings: EngineSettings) -> Context:
+    room = room_for(
+        settings.context,
+        whole=settings.whole,
+        batch=settings.batch,
+        offload=settings.gpu_layers > 0,
+    )
+    return Context(
+        cells=room.context,
+        sequences=room.sequences,
+        batch=room.rows,
+        outputs=room.rows,
+        flash_attention=settings.flash_attention,
+    )
+
+
+def _generating(settings: EngineSettings) -> Context:
     cells = settings.cells or settings.context * settings.slots
     cached = 0 if settings.strict else settings.cached
     verify = min(settings.verify, max(1, settings.batch // settings.slots) - 1)
-    return memory(
-        head,
-        Context(
-            cells=max(cells, settings.context),
-            sequences=settings.slots + cached,
-            batch=settings.batch,
-            outputs=max(settings.slots * (verify + 1), settings.slots + cached),
-            kv_key=settings.kv,
-            kv_value=settings.kv,
-            unified=not settings.strict,
-            flash_attention=settings.flash_attention,
-        ),
+    return Context(
+        cells=max(cells, settings.context),
+        sequences=settings.slots + cached,
+        batch=settings.batch,
+        outputs=max(settings.slots * (verify + 1), settings.slots + cached),
+        kv_key=settings.kv,
+        kv_value=settings.kv,
+        unified=not settings.strict,
+        flash_attention=settings.flash_attention,
     )
 
 

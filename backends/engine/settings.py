@@ -7,6 +7,8 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from backends.engine.pooling import Pooling
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
@@ -16,7 +18,8 @@ class EngineSettings:
     sequences kept for prompts that begin alike; `optimism`: the share of `max_tokens` that an
     admission reserves. Strict engines do neither. `snapshots` is the descriptor of the memory for
     evicted sequences (-1: none), which the worker inherits. `memory`: bytes of address space that
-    the worker may take beyond its empty self (0: as many as there are).
+    the worker may take beyond its empty self (0: as many as there are). `generates`, `pooling` and
+    `whole` say what the model is loaded for (pooling.py).
     """
 
     model: str
@@ -36,6 +39,9 @@ class EngineSettings:
     gpu_layers: int = 0
     snapshots: int = -1
     memory: int = 0
+    generates: bool = True
+    pooling: Pooling | None = None
+    whole: bool = False
 
     def json(self) -> str:
         return json.dumps(asdict(self))
