@@ -254,11 +254,11 @@ def test_generating_goes_on_beside_them(bundled_target: Path) -> None:
                     return (await collect(events)).choices[0].text
 
             before = await answer()
-            embedding = asyncio.create_task(embed(backend, TEXTS * 80))
+            embedding = asyncio.create_task(embed(backend, TEXTS * 30))
             during = await answer()
             assert not embedding.done()
             assert during == before
-            assert len(await embedding) == 80 * len(TEXTS)
+            assert len(await embedding) == 30 * len(TEXTS)
 
     asyncio.run(main())
 
