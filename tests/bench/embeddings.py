@@ -3,7 +3,8 @@
     python -m tests.bench.embeddings [--quick]
 
 A random model (4 layers, 256 wide) whose file says mean pooling, one thread, lists of 32 short and
-of 8 long texts; medians of interleaved runs. CPU is that of all processes of each server. Needs `llama-cpp-python[server]`.
+of 8 long texts; medians of interleaved runs. CPU is that of all processes of each server. Needs
+`llama-cpp-python[server]`.
 """
 
 from __future__ import annotations
