@@ -172,6 +172,7 @@ class Backend(Protocol):
     async def count(self, request: ChatRequest) -> int | None:
         """Exact prompt tokens by the model's own tokenizer and template; None if unknown.
 
+        Of texts to embed, those of the longest: each has the context for itself.
         A number beyond the context need not be exact, only not too high.
         """
 

@@ -21,15 +21,21 @@ from backends.openai_options import OpenAIOptions
 from backends.rate_limits import RateLimits
 from backends.rate_limits import read as read_limits
 from gateway.core.chat import ChatRequest, Endpoint, Feature
-from gateway.core.errors import TandemError, UpstreamUnreachable
+from gateway.core.errors import InvalidRequest, TandemError, UpstreamUnreachable
 from gateway.core.events import Document, Event, is_content
 from gateway.core.exchange import Call
 from gateway.core.routing import Upstream
+from gateway.wire import vectors
 from gateway.wire.openai import ChunkReader, Malformed, Reported, read_document, read_error
 from gateway.wire.openai_body import openai_body
+from gateway.wire.openai_embeddings import read_embeddings
 from gateway.wire.sse import DONE, FrameTooLarge, SseDecoder, SseFrame
 
-OWN_DIALECTS: Final = {"openai_chat": "chat/completions", "openai_completions": "completions"}
+OWN_DIALECTS: Final = {
+    "openai_chat": "chat/completions",
+    "openai_completions": "completions",
+    "openai_embeddings": "embeddings",
+}
 """Dialects whose wire is the upstream's own, and the path each lives at."""
 
 DISCOVERY_TIMEOUT_S = 1.0
@@ -105,7 +111,11 @@ class OpenAIBackend:
             self._url(request), body, call, clock, expect=expect
         ) as response:
             if not request.stream:
-                yield self._document(await self._http.read(response, clock), own_wire)
+                answer = await self._http.read(response, clock)
+                if request.endpoint is Endpoint.EMBEDDINGS:
+                    yield self._embeddings(answer, request)
+                else:
+                    yield self._document(answer, own_wire)
                 return
             sse = SseDecoder(self.options.max_event_bytes)
             chunks = ChunkReader(self.profile.usage_paths)
@@ -131,6 +141,8 @@ class OpenAIBackend:
         body = dict(request.body) if own_wire else openai_body(request)
         body = self._gate.kept(body)
         body["model"] = self._upstream.model
+        if request.endpoint is Endpoint.EMBEDDINGS and not self.profile.base64:
+            body.pop("encoding_format", None)  # what comes is floats, and made what was asked for
         for theirs, ours in self.profile.renames.items():
             if theirs in body:
                 body[ours] = body.pop(theirs)
@@ -228,6 +240,24 @@ class OpenAIBackend:
         except Reported as error:
             raise self._http.reported(error.error) from None
         return Document(completion=completion, frame=body if own_wire else None)
+
+    def _embeddings(self, body: bytes, request: ChatRequest) -> Document:
+        """The answer's own bytes if it is what was asked for, else its vectors made to be."""
+        try:
+            completion, formats = read_embeddings(body, len(request.inputs))
+        except Malformed as error:
+            raise self._http.broken(f"sent a malformed answer: {error}") from None
+        except Reported as error:
+            raise self._http.reported(error.error) from None
+        try:
+            made = tuple(vectors.shortened(v, request.dimensions) for v in completion.vectors)
+        except ValueError as error:
+            raise InvalidRequest(f"{error}.", param="dimensions") from None
+        as_asked = formats == {request.body.get("encoding_format") or "float"}
+        untouched = as_asked and made == completion.vectors
+        return Document(
+            completion=replace(completion, vectors=made), frame=body if untouched else None
+        )
 
 
 def _ends_done(rest: bytes) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Protocol
 
-from gateway.core.chat import ChatRequest, Endpoint, Feature
+from gateway.core.chat import ChatRequest, Endpoint, Feature, input_bytes
 from gateway.core.errors import (
     ContextExceeded,
     InvalidRequest,
@@ -43,6 +43,8 @@ PARAMS: Mapping[Feature, str] = {
     Feature.FIM: "suffix",
     Feature.IMAGES: "messages",
     Feature.AUDIO: "messages",
+    Feature.EMBEDDINGS: "model",
+    Feature.TOKEN_INPUT: "input",
 }
 """The request field that asks for a feature, where the feature has another name."""
 
@@ -243,6 +245,14 @@ def _too_long(
     wanted = _wanted_tokens(request)
     if tokens + wanted <= upstream.context:
         return None
+    if request.endpoint is Endpoint.EMBEDDINGS:
+        return Rejection(
+            upstream=upstream.name,
+            reason=Reason.CONTEXT,
+            detail=f"{upstream.name} takes {upstream.context} tokens in one input, and the longest"
+            f" has {tokens}",
+            param="input",
+        )
     # The prompt alone fits: it is the answer's length that the client has to change.
     over_by_answer = tokens + 1 <= upstream.context
     prompt = "messages" if request.endpoint is Endpoint.CHAT else "prompt"
@@ -309,11 +319,15 @@ def _token_bound(request: ChatRequest) -> int | None:
         return None
     if isinstance(request.prompt, tuple):
         return len(request.prompt) + TURN_OVERHEAD
+    if request.inputs:
+        return max(map(input_bytes, request.inputs)) + TURN_OVERHEAD
     roles = sum(4 * len(message.role) for message in request.messages)
     return request.text_bytes + roles + TURN_OVERHEAD * (len(request.messages) + 1)
 
 
 def _wanted_tokens(request: ChatRequest) -> int:
+    if request.endpoint is Endpoint.EMBEDDINGS:
+        return 0
     return 1 if request.sampling.max_tokens is None else request.sampling.max_tokens
 
 
@@ -321,6 +335,8 @@ def _what(feature: Feature) -> str:
     """A parameter by its name, a modality or endpoint in words: what the client can act on."""
     if feature is Feature.FIM:
         return "`suffix`"
+    if feature is Feature.TOKEN_INPUT:
+        return "an `input` of token ids"
     return f"{feature.value} requests" if feature in PARAMS else f"`{feature.value}`"
 
 

@@ -358,6 +358,8 @@ _ENGINE_COUNTS = (
     ("cancels", "cancelled", "Sequences dropped because nobody wanted them any more."),
     ("superseded", "superseded", "Completions ended by a newer one of the same session."),
     ("expired", "expired", "Jobs whose deadline passed in the queue."),
+    ("embedded_texts", "embedded_texts", "Texts that were made vectors."),
+    ("embedded_tokens", "embedded_tokens", "Their tokens, computed."),
 )
 _ENGINE_ROWS = ("prompt", "decode", "draft")
 _ENGINE_DRAFTS = (
@@ -397,7 +399,7 @@ def _engine_counts(engines: Mapping[str, EngineVitals]) -> Iterator[Metric]:
         "tandem_engine_kv_usage_ratio",
         "KV cells that hold tokens, over all.",
         "upstream",
-        {name: stats["used"] / stats["cells"] for name, stats in known.items()},
+        {name: stats["used"] / max(1, stats["cells"]) for name, stats in known.items()},
     )
     yield _gauge(
         "tandem_engine_slots_busy",

@@ -21,7 +21,7 @@ IDLE_FIELDS = frozenset(
     "prompt_cache_options stream_options cache_prompt id_slot samplers t_max_prompt_ms "
     "t_max_predict_ms n_indent".split()
 )
-CARRIED_DIALECTS = frozenset({"openai_chat", "openai_completions"})
+CARRIED_DIALECTS = frozenset({"openai_chat", "openai_completions", "openai_embeddings"})
 """Client wires that an upstream can speak too; a body in another is written anew for it."""
 _PRINTABLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _WORDS = {"1": True, "true": True, "0": False, "false": False}

@@ -252,7 +252,8 @@ class Pipeline:
         key = self._key(exchange, plan, upstream)
         completion = collector.completion()
         ends = {choice.finish_reason for choice in completion.choices}
-        if self._cache is None or key is None or not ends or not ends <= STORABLE_ENDS:
+        whole = bool(ends) and ends <= STORABLE_ENDS
+        if self._cache is None or key is None or not (whole or completion.vectors):
             return
         entry = Entry(
             completion=replace(completion, usage=completion.usage or draft.usage),

@@ -67,6 +67,17 @@ class CompletionRequest(_Sampling):
     logprobs: int | None = Field(None, ge=0, le=20)
 
 
+class EmbeddingRequest(_Open):
+    """Embeddings. Each input has the model's context for itself; nothing is ever truncated."""
+
+    model: str = Field(min_length=1)
+    input: str | list[str] | list[int] | list[list[int]]
+    dimensions: int | None = Field(None, ge=1)
+    encoding_format: Literal["float", "base64"] | None = None
+    user: str | None = None
+    stream: Literal[False] | None = None
+
+
 class InfillSnippet(_Open):
     text: str
     filename: str | None = None
@@ -110,6 +121,7 @@ class ModelEntry(_Open):
 PROXY_REQUESTS: dict[str, type[BaseModel]] = {
     "/v1/chat/completions": ChatCompletionRequest,
     "/v1/completions": CompletionRequest,
+    "/v1/embeddings": EmbeddingRequest,
     "/infill": InfillRequest,
 }
 

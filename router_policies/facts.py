@@ -51,7 +51,7 @@ FACTS: Mapping[str, Fact] = {
         Kind.NUMBER,
         "an estimate: prompt_bytes / 4, rounded up; exact for a prompt of token ids",
     ),
-    "last_user_bytes": Fact(Kind.NUMBER, "UTF-8 bytes of the last user turn, or of the prompt"),
+    "last_user_bytes": Fact(Kind.NUMBER, "UTF-8 bytes of the last user turn, the prompt or inputs"),
     "messages": Fact(Kind.NUMBER, "messages of any role; 0 for a plain prompt"),
     "turns": Fact(Kind.NUMBER, "user messages; 0 for a plain prompt"),
     "has_system": Fact(Kind.FLAG, "a system or developer message is present"),
@@ -122,4 +122,4 @@ def _last_user_bytes(request: ChatRequest) -> int:
             return utf8_length(message.text)
     if isinstance(request.prompt, tuple):
         return len(request.prompt)
-    return utf8_length(request.prompt)
+    return request.text_bytes if request.inputs else utf8_length(request.prompt)

@@ -55,6 +55,7 @@ FORBIDDEN_LIBRARIES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 LLAMA_CPP_HOMES = (
     "backends.engine.worker",
+    "backends.engine.encoder",
     "backends.engine.native",
     "backends.engine.prepare",
     "backends.engine.offline",

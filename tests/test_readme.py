@@ -42,7 +42,8 @@ def test_requests_decode() -> None:
     """The bodies of the curl lines are requests that their paths take."""
     shell = "\n".join(blocks("sh"))
     found = re.findall(r"127\.0\.0\.1:8080(/\S+) .*?-d '(\{.*?\})'(?=[;\n])", shell, flags=re.S)
-    assert {path for path, _ in found} == set(DIALECTS)
+    # The models of a fresh machine do not embed.
+    assert {path for path, _ in found} == set(DIALECTS) - {"/v1/embeddings"}
     for path, body in found:
         parsed = json.loads(body.replace("""'"$1"'""", "local"))
         assert load(DIALECTS, path, what="path")().decode(parsed, {}).model in ("local", "auto")

@@ -22,17 +22,27 @@ from backends.engine.answer import Answer
 from backends.engine.client import Engine
 from backends.engine.conversation import turn
 from backends.engine.echo import Echo, Reading
+from backends.engine.pooling import NoEmbeddings, use_of
 from backends.engine.prediction import predicted
 from backends.engine.prompts import Guide, Prompts, Vocabulary
 from backends.engine.protocol import Job, Output, Role, SamplerSettings
 from backends.engine.settings import EngineSettings, default_threads
 from backends.engine.shape import shape
 from backends.engine.snapshots import shared_memory
-from gateway.core.chat import ChatRequest, Endpoint, Feature, Priority, Usage
+from gateway.core.chat import (
+    ChatRequest,
+    Completion,
+    Endpoint,
+    Feature,
+    Priority,
+    Usage,
+    utf8_length,
+)
 from gateway.core.errors import ContextExceeded, EngineFailed, InvalidRequest, Unsupported
-from gateway.core.events import Event, Finish, TextDelta, UsageReport
+from gateway.core.events import Document, Event, Finish, TextDelta, UsageReport
 from gateway.core.exchange import Call
 from gateway.core.routing import Upstream
+from gateway.wire.vectors import shortened
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +78,9 @@ FEATURES = frozenset(
 SHARING = frozenset({Feature.N})
 """What needs sequences to share cells, which those of a strict engine cannot."""
 GUIDED = frozenset({Feature.TOOLS, Feature.JSON_MODE, Feature.GRAMMAR})
+TEXT_ENDS = 2
+"""Tokens that a tokenizer may add around a text."""
+EMBEDDING = frozenset({Feature.EMBEDDINGS, Feature.TOKEN_INPUT})
 FREE = Guide()
 
 
@@ -97,7 +110,9 @@ class LlamaCppOptions(Options):
     its beginning (0: none; strict models keep none). `speculate`: drafts that the worker makes for
     itself. auto: by lookup in the prompt and the answer, where measurement says that it pays;
     `{draft: FILE}`: also by a smaller model, in the same way; ngram: by lookup, without asking
-    whether it pays; off: not at all.
+    whether it pays; off: not at all. `embeddings`: how the tokens' vectors become one; by default
+    as the file says, and a file that says it only embeds. With mean, cls or last a model that
+    generates embeds too, in cells of one more `context`; off makes it generate.
     """
 
     model: str
@@ -116,6 +131,7 @@ class LlamaCppOptions(Options):
     raw_grammars: bool = True
     snapshot_mib: int = Field(default=0, ge=0)
     speculate: Literal["auto", "off", "ngram"] | DraftOptions = "auto"
+    embeddings: Literal["mean", "cls", "last", "off"] | None = None
 
 
 class LlamaCppBackend:
@@ -200,6 +216,12 @@ class LlamaCppBackend:
             log.warning("%s: %s", self._upstream.name, self._detail)
             return
         try:
+            use = use_of(head, self._options.embeddings)
+        except NoEmbeddings as error:
+            self._detail = f"{error}."
+            log.warning("%s: %s", self._upstream.name, self._detail)
+            return
+        try:
             await self.prompts.start()
         except EngineFailed as error:
             self._detail = f"{self._path.name} cannot be used: {error.message}"
@@ -208,6 +230,8 @@ class LlamaCppBackend:
         facts = self.prompts.vocabulary
         assert facts is not None
         context = self._options.context or min(facts.trained or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+        if use.whole and facts.trained:
+            context = min(context, facts.trained)  # beyond it some have no positions, and abort
         if context > facts.trained > 0:
             log.warning(
                 "%s: context %d is more than the %d tokens the model was trained on; "
@@ -216,7 +240,13 @@ class LlamaCppBackend:
                 context,
                 facts.trained,
             )
-        settings = replace(self._settings, context=context)
+        settings = replace(
+            self._settings,
+            context=context,
+            generates=use.generates,
+            pooling=use.pooling,
+            whole=use.whole,
+        )
         needed = await asyncio.to_thread(footprint.footprint, head, settings, draft)
         if why := footprint.refusal(needed, footprint.machine_memory()):
             self._detail = f"{self._path.name} cannot be used: {why}"
@@ -224,7 +254,7 @@ class LlamaCppBackend:
             return
         settings = replace(
             settings,
-            snapshots=self._shelf(),
+            snapshots=self._shelf() if use.generates else -1,
             memory=footprint.address_space(needed, settings, self._options.snapshot_mib << 20),
         )
         self.engine = Engine(settings, name=self._upstream.name)
@@ -232,11 +262,15 @@ class LlamaCppBackend:
         _, revision = await asyncio.gather(
             self.engine.start(), asyncio.to_thread(_digest, head.paths)
         )
+        features = self._features if use.generates else frozenset()
+        if use.generates and facts.fim:
+            features |= {Feature.FIM}
         self._upstream = replace(
             self._upstream,
             context=context,
-            features=self._features | {Feature.FIM} if facts.fim else self._features,
-            revision=revision[:16],
+            features=features | EMBEDDING if use.pooling else features,
+            # Other pooling, other vectors: none of them may be served from a cache for these.
+            revision=revision[:16] + (f"-{use.pooling}" if use.pooling else ""),
             created=int(self._path.stat().st_mtime),
             prompt_ceiling=facts.byte_level,
             bits=round(head.bits, 2) or None,
@@ -311,6 +345,9 @@ class LlamaCppBackend:
         return await self.prompts.guide(**guiding_fields(request))
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncGenerator[Event, None]:
+        if request.endpoint is Endpoint.EMBEDDINGS:
+            yield await self._embed(request)
+            return
         echo = Echo.of(request, strict=self._options.strict)
         count, of = choices.wanted(request, at_most=self._options.queue)
         guide = await self.guide(request)
@@ -373,7 +410,45 @@ class LlamaCppBackend:
             logprobs=request.sampling.logprobs is not None,
         )
 
+    async def _embed(self, request: ChatRequest) -> Document:
+        """Raises ContextExceeded for a text that is too long: a vector of a part would lie."""
+        self._require_started()
+        if Feature.EMBEDDINGS not in self._upstream.features:
+            raise Unsupported(f"{self._upstream.model} does not do embeddings", param="model")
+        texts = [await self._text(given) for given in request.inputs]
+        made = await self.engine.embed(texts)
+        try:
+            cut = tuple(shortened(vector, request.dimensions) for vector in made)
+        except ValueError as error:
+            raise InvalidRequest(f"{error}.", param="dimensions") from None
+        usage = Usage(prompt_tokens=sum(map(len, texts)))
+        return Document(completion=Completion(vectors=cut, usage=usage))
+
+    async def _text(self, given: str | tuple[int, ...]) -> tuple[int, ...]:
+        """One input's tokens, all of them."""
+        facts, context = self.prompts.vocabulary, self._upstream.context or 0
+        assert facts is not None
+        if isinstance(given, tuple):
+            tokens = self._checked(given, "input")
+        elif facts.byte_level and utf8_length(given) // max(facts.longest, 1) > context:
+            raise self._too_long(f"at least {utf8_length(given) // facts.longest}")
+        else:
+            tokens = await self.prompts.text(given, "input")
+        if not tokens:
+            raise InvalidRequest("an input has no tokens", param="input")
+        if len(tokens) > context:
+            raise self._too_long(str(len(tokens)))
+        return tokens
+
+    def _too_long(self, tokens: str) -> ContextExceeded:
+        return ContextExceeded(
+            f"This model takes {self._upstream.context} tokens in one input, and one has {tokens}.",
+            param="input",
+        )
+
     async def count(self, request: ChatRequest) -> int | None:
+        if request.endpoint is Endpoint.EMBEDDINGS:
+            return await self._longest(request)
         return self._hopeless(request) or len(await self.prompt(request))
 
     async def health(self) -> Health:
@@ -451,6 +526,16 @@ class LlamaCppBackend:
         )
         return tokens, cut
 
+    async def _longest(self, request: ChatRequest) -> int:
+        """Tokens of the longest text: of those alone that could be too long."""
+        context, longest = self._upstream.context or 0, 0
+        for given in request.inputs:
+            if isinstance(given, tuple):
+                longest = max(longest, len(given))
+            elif utf8_length(given) + TEXT_ENDS > context:
+                longest = max(longest, len(await self.prompts.text(given, "input")))
+        return longest
+
     def _hopeless(self, request: ChatRequest) -> int | None:
         """At least so many tokens, if that is too many; so that nobody tokenizes megabytes."""
         facts, context = self.prompts.vocabulary, self._upstream.context
@@ -475,10 +560,10 @@ class LlamaCppBackend:
         first = -1 if facts is None else (facts.bos if facts.bos >= 0 else facts.eos)
         return (first,) if first >= 0 else ()
 
-    def _checked(self, prompt: tuple[int, ...]) -> tuple[int, ...]:
+    def _checked(self, prompt: tuple[int, ...], param: str = "prompt") -> tuple[int, ...]:
         facts = self.prompts.vocabulary
         if facts is not None and not all(0 <= token < facts.vocab_n for token in prompt):
-            raise InvalidRequest(f"token ids are 0 to {facts.vocab_n - 1}", param="prompt")
+            raise InvalidRequest(f"token ids are 0 to {facts.vocab_n - 1}", param=param)
         return prompt
 
 

@@ -21,6 +21,7 @@ from collections.abc import Sequence as Tokens
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
+from backends.engine.embeddings import Embeddings
 from backends.engine.heartbeat import BEAT_S, Heartbeat
 from backends.engine.poison import PoisonList
 from backends.engine.process import Child, ended_by
@@ -188,6 +189,7 @@ class Engine:
         self._keeper: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
         self._sequences: dict[int, Sequence] = {}
+        self._embeddings = Embeddings()
         self._ids = itertools.count(1)
         self._said = 0
         self._waiting_since: float | None = None
@@ -223,6 +225,27 @@ class Engine:
         self._sequences[job.id] = sequence
         self._say(job.pack())
         return sequence
+
+    async def embed(self, texts: Tokens[Tokens[int]]) -> tuple[bytes, ...]:
+        """The vectors of tokenised texts, in order, as little-endian float32 of length one.
+
+        Cancelled, it leaves no work behind. Raises EngineFailed, ContextExceeded, InvalidRequest,
+        and Overloaded if as many requests wait as the queue holds.
+        """
+        if self._child is None or self.ready is None:
+            raise EngineFailed(f"the local engine is not running: {self.detail}")
+        if len(self._embeddings) >= self._settings.queue:
+            why = f"{OVERLOADED}: {self._settings.queue} requests are waiting"
+            raise _failure(why)
+        id = next(self._ids)
+        waiting = self._embeddings.expect(id, len(texts))
+        try:
+            for at, tokens in enumerate(texts):
+                self._say({"op": "embed", "id": id, "at": at, "tokens": list(tokens)})
+            return await waiting
+        finally:
+            if not self._embeddings.done(id):
+                self._say({"op": "cancel", "id": id})
 
     async def stats(self) -> Mapping[str, Any]:
         """The worker's counters. Raises EngineFailed if there is no worker."""
@@ -354,6 +377,8 @@ class Engine:
                     if failed := self._deliver([Output.unpack(each) for each in frame["out"]]):
                         self._killed_as = "not_a_number"
                         return failed
+                    for id, at, vector, error in frame.get("vectors", ()):
+                        self._embeddings.deliver(id, at, vector, _failure(error) if error else None)
                 case "admitted":
                     for id in frame["ids"]:
                         if sequence := self._sequences.get(id):
@@ -428,6 +453,7 @@ class Engine:
     def _fail_all(self, why: str) -> None:
         for sequence in list(self._sequences.values()):
             sequence.end(EngineFailed(f"the local engine failed: {why}"))
+        self._embeddings.fail(EngineFailed(f"the local engine failed: {why}"))
         while self._stats:
             answer = self._stats.popleft()
             if not answer.done():

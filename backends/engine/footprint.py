@@ -9,10 +9,12 @@ worker's address space is bounded, far above its needs: a bound that is met is a
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from backends.engine.gguf import Gguf
 from backends.engine.memory import Context, Memory, memory
+from backends.engine.pooling import ENCODERS, room_for
 from backends.engine.settings import EngineSettings
 
 GIB = 1 << 30
@@ -25,45 +27,75 @@ THREAD = 256 << 20
 
 
 def footprint(head: Gguf, settings: EngineSettings, draft: Gguf | None = None) -> Memory:
-    """As worker.py makes its context, and drafters.py that of a model that drafts.
+    """As worker.py makes its contexts, and drafters.py that of a model that drafts.
 
     `settings.context` must be known. Raises GgufError.
     """
-    cells = settings.cells or settings.context * settings.slots
+    parts = []
+    if settings.generates:
+        parts.append(memory(head, _generating(settings)))
+        if draft is not None:
+            parts.append(memory(draft, _drafting(settings)))
+    if settings.pooling is not None:
+        embedding = memory(head, _embedding(settings))
+        if head.architecture in ENCODERS:
+            embedding = replace(embedding, kv=0)
+        if settings.generates:  # the weights are there already
+            embedding = replace(embedding, weights=0, repacked=0)
+        parts.append(embedding)
+    assert parts, "a model is loaded for something"
+    return Memory(
+        weights=sum(part.weights for part in parts),
+        repacked=sum(part.repacked for part in parts),
+        kv=sum(part.kv for part in parts),
+        recurrent=sum(part.recurrent for part in parts),
+        compute=sum(part.compute for part in parts),
+        worker=parts[0].worker,
+    )
+
+
+def _cells(settings: EngineSettings) -> int:
+    return max(settings.cells or settings.context * settings.slots, settings.context)
+
+
+def _generating(settings: EngineSettings) -> Context:
     cached = 0 if settings.strict else settings.cached
     verify = min(settings.verify, max(1, settings.batch // settings.slots) - 1)
-    whole = memory(
-        head,
-        Context(
-            cells=max(cells, settings.context),
-            sequences=settings.slots + cached,
-            batch=settings.batch,
-            outputs=max(settings.slots * (verify + 1), settings.slots + cached),
-            kv_key=settings.kv,
-            kv_value=settings.kv,
-            unified=not settings.strict,
-            flash_attention=settings.flash_attention,
-        ),
+    return Context(
+        cells=_cells(settings),
+        sequences=settings.slots + cached,
+        batch=settings.batch,
+        outputs=max(settings.slots * (verify + 1), settings.slots + cached),
+        kv_key=settings.kv,
+        kv_value=settings.kv,
+        unified=not settings.strict,
+        flash_attention=settings.flash_attention,
     )
-    if draft is None:
-        return whole
-    beside = memory(
-        draft,
-        Context(
-            cells=max(cells, settings.context),
-            sequences=settings.slots,
-            batch=settings.batch,
-            outputs=settings.slots,
-            flash_attention=settings.flash_attention,
-        ),
+
+
+def _drafting(settings: EngineSettings) -> Context:
+    return Context(
+        cells=_cells(settings),
+        sequences=settings.slots,
+        batch=settings.batch,
+        outputs=settings.slots,
+        flash_attention=settings.flash_attention,
     )
-    return Memory(
-        weights=whole.weights + beside.weights,
-        repacked=whole.repacked + beside.repacked,
-        kv=whole.kv + beside.kv,
-        recurrent=whole.recurrent + beside.recurrent,
-        compute=whole.compute + beside.compute,
-        worker=whole.worker,
+
+
+def _embedding(settings: EngineSettings) -> Context:
+    room = room_for(
+        settings.context,
+        whole=settings.whole,
+        batch=settings.batch,
+        offload=settings.gpu_layers > 0,
+    )
+    return Context(
+        cells=room.context,
+        sequences=room.sequences,
+        batch=room.rows,
+        outputs=room.rows,
+        flash_attention=settings.flash_attention,
     )
 
 

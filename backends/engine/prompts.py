@@ -79,8 +79,8 @@ class Prompts:
         reply = await self._ask({"op": "guide", **fields}, param)
         return Guide(grammar=reply["grammar"], family=reply["family"], shown=tuple(reply["shown"]))
 
-    async def text(self, prompt: str) -> tuple[int, ...]:
-        return tuple((await self._ask({"op": "text", "text": prompt}, "prompt"))["tokens"])
+    async def text(self, prompt: str, param: str = "prompt") -> tuple[int, ...]:
+        return tuple((await self._ask({"op": "text", "text": prompt}, param))["tokens"])
 
     async def plain(self, text: str, param: str) -> tuple[int, ...]:
         """A part of a text: no token is added to it, and none of it is a control token."""

@@ -10,11 +10,13 @@ Towards the worker:
     draft    {id, epoch, base, tokens} role target: what a drafter proposes from position `base`
     sync     {id, epoch, base, tokens} role draft: what the target committed from `base` on
     pause    {id, on}                  whether to leave the sequence out of the steps
+    embed    {id, at, tokens}          text number `at` of a request for embeddings; `cancel` too
     stats    {}
     ping     {}                        answered by `pong` at once, whatever is being computed
 
-From the worker, one frame per step: `{"out": [Output, …], "seen", "idle"}`, besides `ready`,
-`stats`, `pong`, `fatal`, and `admitted` {ids} before sequences are computed for the first time.
+From the worker, one frame per step: `{"out": [Output, …], "seen", "idle"}`, and `vectors`,
+`[[id, at, little-endian float32, error], …]`, if the step made some; besides `ready`, `stats`,
+`pong`, `fatal`, and `admitted` {ids} before sequences are computed for the first time.
 `seen` counts the frames it has taken, pings apart, so that the gateway knows whether `idle`
 (nothing to do until somebody speaks) was said before or after its last command.
 

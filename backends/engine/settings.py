@@ -7,6 +7,8 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from backends.engine.pooling import Pooling
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
@@ -18,7 +20,8 @@ class EngineSettings:
     evicted sequences (-1: none), which the worker inherits. `memory`: bytes of address space that
     the worker may take beyond its empty self (0: as many as there are). `speculate`: whether the
     worker drafts for itself: off, auto (where it pays) or always; `draft` is the file of a model
-    that drafts too.
+    that drafts too. `generates`, `pooling` and `whole` say what the model is loaded for
+    (pooling.py).
     """
 
     model: str
@@ -40,6 +43,9 @@ class EngineSettings:
     memory: int = 0
     speculate: str = "off"
     draft: str = ""
+    generates: bool = True
+    pooling: Pooling | None = None
+    whole: bool = False
 
     def json(self) -> str:
         return json.dumps(asdict(self))

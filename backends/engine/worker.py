@@ -25,6 +25,9 @@ import numpy as np
 
 from backends.engine import drafters, gguf, memory, native, process
 from backends.engine.constrained import ConstrainedSampler, Greedy
+from backends.engine.embedder import Embedder, EncodeFailed
+from backends.engine.encoder import LlamaEncoder
+from backends.engine.pooling import room_for
 from backends.engine.protocol import (
     FrameError,
     Job,
@@ -37,6 +40,7 @@ from backends.engine.protocol import (
 from backends.engine.scheduler import (
     NO_NUMBER,
     CellsFailed,
+    Decoder,
     Floats,
     GrammarRefused,
     Limits,
@@ -49,6 +53,40 @@ from backends.engine.snapshots import Snapshots, fingerprint
 
 LEAVE_S = 5.0
 """A step that was under way when the gateway went may take so much longer."""
+
+
+class NoDecoder:
+    """In its place where a model only embeds: with no slot there is nothing to decode."""
+
+    def __init__(self, model: native.Model) -> None:
+        self.vocab = model.tokens
+
+    def decode(
+        self, tokens: list[int], positions: list[int], sequences: list[int], wanted: list[bool]
+    ) -> Floats:
+        raise CellsFailed("this model only embeds")
+
+    def remove(self, sequence: int, start: int = 0, end: int = -1) -> None: ...
+
+    def copy(self, source: int, target: int, end: int) -> None: ...
+
+    def sampler(self, job: Job) -> Sampler | None:
+        return None
+
+    def save(self, sequence: int) -> memoryview:
+        return memoryview(b"")
+
+    def load(self, sequence: int, state: memoryview) -> bool:
+        return False
+
+    def piece(self, token: int) -> bytes:
+        return b""
+
+    def spelling(self, token: int) -> bytes:
+        return b""
+
+    def ends(self, token: int) -> bool:
+        return False
 
 
 class LlamaDecoder:
@@ -174,6 +212,35 @@ def snapshots(settings: EngineSettings) -> Snapshots | None:
     return Snapshots(memory, fingerprint(Path(settings.model), *facts))
 
 
+def load_embedder(settings: EngineSettings, model: native.Model) -> Embedder | None:
+    """Raises LoadFailed if what comes out of a short text is not a number."""
+    if settings.pooling is None:
+        return None
+    offload = settings.gpu_layers > 0
+    room = room_for(
+        settings.context or model.trained,
+        whole=settings.whole,
+        batch=settings.batch,
+        offload=offload,
+    )
+    encoder = LlamaEncoder(
+        model,
+        room,
+        threads=settings.threads,
+        flash_attention=settings.flash_attention,
+        offload=offload,
+    )
+    try:
+        text = [token % model.tokens for token in range(7, 11)]
+        rows = encoder.encode(text, [0, 1, 2, 3], [0] * 4)
+    except EncodeFailed as error:
+        raise native.LoadFailed(f"the model does not embed: {error}") from error
+    if np.isnan(rows).any():
+        raise native.LoadFailed(NO_NUMBER)
+    encoder.clear()
+    return Embedder(encoder, settings.pooling, room)
+
+
 def _require_kv(settings: EngineSettings) -> None:
     """Raises LoadFailed if the model cannot have the configured KV type: llama.cpp says only no."""
     if settings.kv == "f16":
@@ -215,9 +282,12 @@ def probe(model: native.Model, context: native.Context, verify: int, rows: int =
 class Worker:
     """Commands in, steps, outputs out."""
 
-    def __init__(self, connection: socket.socket, scheduler: Scheduler) -> None:
+    def __init__(
+        self, connection: socket.socket, scheduler: Scheduler, embedder: Embedder | None = None
+    ) -> None:
         self._connection = connection
         self._scheduler = scheduler
+        self._embedder = embedder
         self._commands: queue.SimpleQueue[Wire | None] = queue.SimpleQueue()
         self._speaking = threading.Lock()
         self._seen = 0
@@ -252,9 +322,13 @@ class Worker:
         time.sleep(LEAVE_S)
         os._exit(1)
 
+    @property
+    def _idle(self) -> bool:
+        return self._scheduler.idle and (self._embedder is None or self._embedder.idle)
+
     def _next_commands(self) -> Iterable[Wire | None]:
         """All that have come; if there is nothing to compute, wait for one."""
-        if self._scheduler.idle:
+        if self._idle:
             try:
                 # Whoever waits may have a deadline.
                 yield self._commands.get(timeout=1.0 if self._scheduler.waiting else None)
@@ -270,6 +344,10 @@ class Worker:
                 scheduler.submit(Job.unpack(command))
             case "cancel":
                 scheduler.cancel(command["id"])
+                if self._embedder is not None:
+                    self._embedder.cancel(command["id"])
+            case "embed" if self._embedder is not None:
+                self._embedder.put(command["id"], command["at"], command["tokens"])
             case "draft":
                 scheduler.draft(command["id"], command["epoch"], command["base"], command["tokens"])
             case "sync":
@@ -285,20 +363,25 @@ class Worker:
 
     def _tell(self, outputs: list[Output]) -> None:
         """One frame a step, even an empty one: it is also the heartbeat."""
-        self._send(
-            {
-                "op": "step",
-                "out": [output.pack() for output in outputs],
-                "seen": self._seen,
-                "idle": self._scheduler.idle,
-            }
-        )
+        # One batch of texts between two steps of those who generate, never more.
+        vectors = [] if self._embedder is None else self._embedder.step()
+        frame: Wire = {
+            "op": "step",
+            "out": [output.pack() for output in outputs],
+            "seen": self._seen,
+            "idle": self._idle,
+        }
+        if vectors:
+            frame["vectors"] = [[v.id, v.at, v.vector, v.error] for v in vectors]
+        self._send(frame)
 
     def _stats(self) -> dict[str, Any]:
-        scheduler = self._scheduler
+        scheduler, embedder = self._scheduler, self._embedder
         return {
             **asdict(scheduler.stats),
             **scheduler.speculation_stats(),
+            "embedded_tokens": embedder.tokens if embedder else 0,
+            "embedded_texts": embedder.texts if embedder else 0,
             "running": len(scheduler.slots()),
             "waiting": scheduler.waiting,
             "reserved": scheduler.reserved,
@@ -320,11 +403,20 @@ def serve(connection: socket.socket, settings: EngineSettings) -> None:
     began = time.monotonic()
     native.start()
     try:
-        model, context, limits = load(settings)
-        exactness = probe(model, context, limits.verify)
-        speculation = drafters.speculation(
-            settings, model, context, limits, exact=exactness == "bitwise"
-        )
+        speculation = None
+        decoder: Decoder
+        if settings.generates:
+            model, context, limits = load(settings)
+            exactness = probe(model, context, limits.verify)
+            speculation = drafters.speculation(
+                settings, model, context, limits, exact=exactness == "bitwise"
+            )
+            decoder = LlamaDecoder(model, context, drafters.watch(settings, speculation))
+        else:
+            model = native.Model(Path(settings.model), gpu_layers=settings.gpu_layers)
+            limits = Limits(context=settings.context or model.trained, cells=0, slots=0)
+            exactness, decoder = "unknown", NoDecoder(model)
+        embedder = load_embedder(settings, model)
     except (native.LoadFailed, native.DecodeFailed) as error:
         connection.sendall(encode({"op": "fatal", "detail": str(error)}))
         return
@@ -344,20 +436,17 @@ def serve(connection: socket.socket, settings: EngineSettings) -> None:
             "speculation": drafters.told(speculation),
         },
     )
-    decoder = LlamaDecoder(model, context, drafters.watch(settings, speculation))
     scheduler = Scheduler(
         decoder,
         limits,
         snapshots=snapshots(settings) if limits.cached else None,
         speculation=speculation,
     )
-    worker = Worker(connection, scheduler)
+    worker = Worker(connection, scheduler, embedder)
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())
     connection.sendall(encode(ready.pack()))
     worker.run()
     scheduler.shelve()
-    context.close()
-    model.close()
 
 
 def main() -> None:

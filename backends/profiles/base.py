@@ -49,11 +49,16 @@ FEATURE_FIELDS: Mapping[F, frozenset[str]] = MappingProxyType(
         ),
         F.IGNORE_EOS: frozenset({"ignore_eos"}),
         F.MIN_TOKENS: frozenset({"min_tokens"}),
+        F.EMBEDDINGS: frozenset({"input", "dimensions", "encoding_format"}),
     }
 )
 GUARDED_FIELDS = frozenset().union(*FEATURE_FIELDS.values())
 """Fields that a hard filter has looked at: what still arrives where the feature is missing has a
 value that asks for nothing (`n: 1`, `logprobs: false`), and need not be announced."""
+
+
+EMBEDDERS = ("embed", "bge-", "gte-", "e5-", "minilm", "m2-bert", "mpnet")
+"""What names of embedding models have in them; for others there is `extra_features`."""
 
 
 class Others(StrEnum):
@@ -101,6 +106,10 @@ class Profile:
     operator's own server, which may be asked what it serves; `health_path` is then polled, relative
     to the server's root. `versioned`: the API is always at `{root}/v1`, however the operator wrote
     the address.
+
+    `embeddings`: what it honours for a model that embeds, which is known by its name (`embedders`),
+    since no list of models says so; such a model does nothing else. `base64`: whether it may be
+    asked for vectors in that form.
     """
 
     name: str
@@ -123,6 +132,9 @@ class Profile:
     self_hosted: bool = False
     health_path: str | None = None
     versioned: bool = False
+    embeddings: frozenset[F] = frozenset()
+    embedders: tuple[str, ...] = EMBEDDERS
+    base64: bool = False
 
     def features_for(self, model: str) -> frozenset[F]:
         """What this provider honours for one of its models.
@@ -130,6 +142,8 @@ class Profile:
         A prediction changes no token of an answer: nobody is passed over for want of it, and
         whoever ignores or refuses it is told of as of any other field.
         """
+        if self.embeddings and any(part in model.lower() for part in self.embedders):
+            return self.embeddings
         legacy = not self.legacy_models or model.startswith(self.legacy_models)
         found = self.features if legacy else self.features - {F.COMPLETION, F.FIM, F.ECHO}
         return found | {F.PREDICTION}

@@ -13,6 +13,8 @@ from backends.profiles.base import Continuation, Others, Profile, Reasoning
 from gateway.core.chat import Feature as F
 
 BASIC = frozenset({F.CHAT, F.TOOLS, F.JSON_MODE})
+EMBEDS = frozenset({F.EMBEDDINGS})
+EMBEDS_TOKENS = EMBEDS | {F.TOKEN_INPUT}
 OLD_LIMIT = MappingProxyType({"max_completion_tokens": "max_tokens"})
 REPETITION = MappingProxyType({"repeat_penalty": "repetition_penalty"})
 
@@ -25,6 +27,9 @@ OPENAI = Profile(
     | {F.IMAGES, F.SPEECH, F.N, F.LOGPROBS, F.LOGIT_BIAS, F.SEED, F.PENALTIES},
     legacy_models=("gpt-3.5-turbo-instruct", "davinci-002", "babbage-002"),
     limit_windows=MappingProxyType({"tokens": "minute"}),
+    embeddings=EMBEDS_TOKENS,
+    embedders=("text-embedding-",),
+    base64=True,
 )
 
 GROQ = Profile(
@@ -71,6 +76,7 @@ OPENROUTER = Profile(
     reports_cost=True,
     reasoning=Reasoning.FIELD,
     continuation=Continuation.TRAILING,
+    embeddings=EMBEDS,
 )
 
 TOGETHER = Profile(
@@ -83,6 +89,7 @@ TOGETHER = Profile(
     | {F.REPEAT_PENALTY},
     renames=MappingProxyType({**OLD_LIMIT, **REPETITION}),
     reasoning=Reasoning.FIELD,
+    embeddings=EMBEDS,
 )
 
 FIREWORKS = Profile(
@@ -96,6 +103,7 @@ FIREWORKS = Profile(
     renames=OLD_LIMIT,
     reasoning=Reasoning.CONTENT,
     limit_windows=MappingProxyType({"requests": "minute", "tokens": "minute"}),
+    embeddings=EMBEDS,
 )
 
 PERPLEXITY = Profile(
@@ -119,7 +127,9 @@ MISTRAL = Profile(
     name="mistral",
     base_url="https://api.mistral.ai/v1",
     features=BASIC | {F.N, F.SEED, F.PENALTIES},
-    renames=MappingProxyType({**OLD_LIMIT, "seed": "random_seed"}),
+    renames=MappingProxyType(
+        {**OLD_LIMIT, "seed": "random_seed", "dimensions": "output_dimension"}
+    ),
     others=Others.REFUSED,
     known=frozenset(
         "random_seed safe_prompt prediction parallel_tool_calls prompt_mode reasoning_effort "
@@ -128,6 +138,7 @@ MISTRAL = Profile(
     stream_usage=False,
     reasoning=Reasoning.PARTS,
     continuation=Continuation.PREFIX,
+    embeddings=EMBEDS,
 )
 
 DEEPSEEK = Profile(

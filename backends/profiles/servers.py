@@ -11,7 +11,7 @@ operator knows.
 from __future__ import annotations
 
 from backends.profiles.base import Continuation, Others, Profile, Reasoning
-from backends.profiles.clouds import BASIC, OLD_LIMIT, REPETITION
+from backends.profiles.clouds import BASIC, EMBEDS, EMBEDS_TOKENS, OLD_LIMIT, REPETITION
 from gateway.core.chat import Feature as F
 
 VLLM = Profile(
@@ -42,6 +42,8 @@ VLLM = Profile(
     self_hosted=True,
     health_path="/health",
     versioned=True,
+    embeddings=EMBEDS_TOKENS,
+    base64=True,
 )
 
 SGLANG = Profile(
@@ -63,6 +65,7 @@ SGLANG = Profile(
     self_hosted=True,
     health_path="/health",
     versioned=True,
+    embeddings=EMBEDS,
 )
 
 TENSORRT_LLM = Profile(
@@ -116,6 +119,7 @@ OLLAMA = Profile(
     self_hosted=True,
     health_path="/api/version",
     versioned=True,
+    embeddings=EMBEDS,
 )
 
 LMSTUDIO = Profile(
@@ -130,6 +134,7 @@ LMSTUDIO = Profile(
     self_hosted=True,
     health_path="/v1/models",
     versioned=True,
+    embeddings=EMBEDS,
 )
 
 LLAMA_SERVER = Profile(
@@ -154,6 +159,7 @@ LLAMA_SERVER = Profile(
     self_hosted=True,
     health_path="/health",
     versioned=True,
+    embeddings=EMBEDS,
 )
 
 COMPANION = Profile(
@@ -163,6 +169,7 @@ COMPANION = Profile(
     self_hosted=True,
     health_path="/readyz",
     versioned=True,
+    base64=True,
 )
 
 GENERIC = Profile(
@@ -174,6 +181,7 @@ GENERIC = Profile(
     # Several small servers ignore the newer name in silence, and write without end.
     renames=OLD_LIMIT,
     self_hosted=True,
+    embeddings=EMBEDS,
 )
 
 SERVERS = (

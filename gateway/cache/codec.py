@@ -10,6 +10,8 @@ request is a miss, never somebody else's answer.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import hmac
 import zlib
@@ -35,7 +37,7 @@ class Corrupt(ValueError):
 def encode(entry: Entry) -> bytes:
     """The entry as JSON. Raises Corrupt for text that has no UTF-8 form."""
     try:
-        return orjson.dumps(entry)
+        return orjson.dumps(entry, default=_text)
     except orjson.JSONEncodeError as error:
         raise Corrupt(str(error)) from None
 
@@ -44,7 +46,13 @@ def decode(payload: bytes) -> Entry:
     """The entry that `encode` wrote. Raises Corrupt."""
     try:
         return _entry(orjson.loads(payload))
-    except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
+    except (
+        orjson.JSONDecodeError,
+        binascii.Error,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:
         raise Corrupt(f"not an entry: {type(error).__name__}") from None
 
 
@@ -76,6 +84,13 @@ def _mac(key: str, secret: bytes, rest: bytes) -> bytes:
     return hmac.digest(secret, len(name).to_bytes(8, "big") + name + rest, hashlib.sha256)
 
 
+def _text(value: object) -> str:
+    """Vectors are bytes, which JSON has not."""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    raise TypeError(type(value).__name__)
+
+
 def _entry(raw: Any) -> Entry:
     completion = raw["completion"]
     usage = completion["usage"]
@@ -83,6 +98,7 @@ def _entry(raw: Any) -> Entry:
         completion=Completion(
             choices=tuple(_choice(choice) for choice in completion["choices"]),
             usage=None if usage is None else Usage(**usage),
+            vectors=tuple(base64.b64decode(v, validate=True) for v in completion["vectors"]),
         ),
         upstream=raw["upstream"],
         model=raw["model"],

@@ -18,10 +18,10 @@ from typing import Any
 
 import orjson
 
-from gateway.core.chat import ChatRequest, Feature
+from gateway.core.chat import ChatRequest, Endpoint, Feature
 from gateway.core.routing import Upstream, Zone
 
-SCHEMA = b"tandem-exact-1"
+SCHEMA = b"tandem-exact-2"
 """Changes with anything that changes what a key covers or what an entry holds."""
 
 LOCAL_ONLY = "m:"
@@ -39,6 +39,7 @@ _KEYED: Mapping[str, frozenset[str]] = {
         "reasoning_effort verbosity prediction n logprobs top_logprobs".split()
     ),
     "openai_completions": _SAMPLING | frozenset("prompt suffix n best_of logprobs echo".split()),
+    "openai_embeddings": frozenset({"input", "dimensions"}),
     # The two time limits of llama.cpp cut an answer short, so they are no mere timeouts.
     "llama_server": _SAMPLING
     | frozenset(
@@ -49,11 +50,11 @@ _KEYED: Mapping[str, frozenset[str]] = {
 _EXCLUDED = frozenset(
     "model stream stream_options user metadata store service_tier safety_identifier "
     "prompt_cache_key prompt_cache_retention timeout request_timeout cache_prompt id_slot "
-    "response_fields".split()
+    "response_fields encoding_format".split()
 )
 """Fields that change how an answer travels, not what it says. The resolved model has own parts."""
 
-_AS_SENT = frozenset("messages prompt input_extra".split())
+_AS_SENT = frozenset("messages prompt input input_extra".split())
 """Content: hashed as it came, short of key order, without a walk through what may be long."""
 
 _NOT_KEPT = frozenset(
@@ -81,14 +82,15 @@ def cache_key(
 
     `epoch` names the configuration the route was made under. A request that samples (temperature
     absent or above 0) without a seed bypasses unless `reuse_sampled`: its client asked for a fresh
-    draw each time.
+    draw each time. Embeddings are not drawn.
     """
     body = request.body
     keyed = _KEYED.get(request.dialect)
     if keyed is None or not request.features.isdisjoint(_NOT_KEPT):
         return None
     sampling = request.sampling
-    if not (sampling.greedy or sampling.seed is not None or reuse_sampled):
+    drawn = request.endpoint is not Endpoint.EMBEDDINGS and not sampling.greedy
+    if drawn and sampling.seed is None and not reuse_sampled:
         return None
     fields = body.keys() - _EXCLUDED
     if not fields <= keyed:

@@ -86,7 +86,7 @@ class MemoryCache:
 
 def text_bytes(completion: Completion) -> int:
     """What an answer's strings occupy in memory: one wide character makes all of a str wide."""
-    total = 0
+    total = sum(map(sys.getsizeof, completion.vectors))
     for choice in completion.choices:
         texts = [choice.text, choice.reasoning, choice.refusal]
         for call in choice.tool_calls:

@@ -18,6 +18,7 @@ class Endpoint(StrEnum):
     CHAT = "chat"
     COMPLETION = "completion"
     INFILL = "infill"
+    EMBEDDINGS = "embeddings"
 
 
 class Feature(StrEnum):
@@ -52,6 +53,8 @@ class Feature(StrEnum):
     TOKEN_PROMPT = "prompt"  # a prompt given as token ids
     PREDICTION = "prediction"  # the answer as the client expects it: a hint that changes no token
     PROMPT_LIST = "prompt_list"  # several prompts in one request
+    EMBEDDINGS = "embeddings"
+    TOKEN_INPUT = "input"  # texts to embed given as token ids
 
     @property
     def param(self) -> str:
@@ -66,6 +69,7 @@ _PARAMS = {
     Feature.IMAGES: "messages",
     Feature.AUDIO: "messages",
     Feature.PROMPT_LIST: "prompt",
+    Feature.EMBEDDINGS: "model",
 }
 
 
@@ -136,13 +140,19 @@ def utf8_length(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
+def input_bytes(given: str | tuple[int, ...]) -> int:
+    """The same for a text to embed; token ids count as one each."""
+    return len(given) if isinstance(given, tuple) else utf8_length(given)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
     """One decoded request, whatever its dialect. Frozen: a change is a copy (`replace`).
 
     `body` is the client's parsed JSON, in the client's dialect and order. A backend whose wire is
     that dialect sends it on with as little changed as it can, which is how fields that we do not
-    understand are carried through.
+    understand are carried through. `inputs` are the texts to embed, or their token ids;
+    `dimensions` is how long their vectors shall be, None for as long as the model makes them.
     """
 
     endpoint: Endpoint
@@ -152,6 +162,8 @@ class ChatRequest:
     prompt: str | tuple[int, ...] = ""
     suffix: str | None = None
     snippets: tuple[Snippet, ...] = ()
+    inputs: tuple[str | tuple[int, ...], ...] = ()
+    dimensions: int | None = None
     sampling: Sampling = Sampling()
     stream: bool = False
     include_usage: bool = False
@@ -168,6 +180,8 @@ class ChatRequest:
         """
         if isinstance(self.prompt, tuple):
             return len(self.prompt)
+        if self.inputs:
+            return sum(map(input_bytes, self.inputs))
         texts = [self.prompt, self.suffix or ""]
         texts += [message.text for message in self.messages]
         texts += [snippet.text + snippet.filename for snippet in self.snippets]
@@ -240,7 +254,11 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """A whole answer: what `collect` makes of a stream, and what the cache keeps."""
+    """A whole answer: what `collect` makes of a stream, and what the cache keeps.
+
+    Of embeddings it is the `vectors`, one for each input in its order, as little-endian float32.
+    """
 
     choices: tuple[Choice, ...] = ()
     usage: Usage | None = None
+    vectors: tuple[bytes, ...] = ()

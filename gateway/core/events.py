@@ -256,6 +256,8 @@ async def collect(events: AsyncIterator[Event]) -> Completion:
 
 def replay(completion: Completion) -> list[Event]:
     """The events of a kept answer, in the order an upstream would have sent them."""
+    if completion.vectors:
+        return [Document(completion=completion)]
     events: list[Event] = []
     for choice in completion.choices:
         at = choice.index

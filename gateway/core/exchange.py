@@ -56,8 +56,9 @@ class Exchange:
         said = self.headers.get("x-tandem-priority", "").strip().lower()
         if said == "batch" or self.request.body.get("service_tier") == "flex":
             return Priority.BATCH
-        chat = self.request.endpoint is Endpoint.CHAT
-        return Priority.CHAT if chat else Priority.COMPLETION
+        # Texts to embed come from indexers and searches: nobody is typing, as for a completion.
+        patient = self.request.endpoint in (Endpoint.CHAT, Endpoint.EMBEDDINGS)
+        return Priority.CHAT if patient else Priority.COMPLETION
 
 
 @dataclass(slots=True, kw_only=True)

@@ -17,14 +17,16 @@ from tests.fakes.gguf import CONTROL, NORMAL, SPECIALS, byte_characters
 
 F32, F16 = 0, 1
 ALIGNMENT = 32
+ADDED = frozenset({"token_types.weight", "position_embd.weight"})
+"""Rows that are added, not multiplied with: llama.cpp takes no F16 there."""
 
 Meta = dict[str, str | int | float | bool | list[str] | list[int]]
 Tensors = dict[str, tuple[int, ...]]
 
 
 def write_model(path: Path, name: str, *, meta: Mapping[str, object] | None = None) -> Path:
-    """Write the model `name` (a key of MODELS) to `path`; `meta` overrides its metadata."""
-    own, tensors = MODELS[name]()
+    """Write the model `name` (of MODELS or ENCODERS) to `path`; `meta` overrides its metadata."""
+    own, tensors = (MODELS | ENCODERS)[name]()
     write(path, {**own, **(meta or {})}, tensors)  # type: ignore[dict-item]
     return path
 
@@ -34,7 +36,8 @@ def write(path: Path, meta: Meta, tensors: Tensors, *, seed: int = 7) -> None:
     random = np.random.default_rng(seed)
     infos, blobs, offset = b"", [], 0
     for name, shape in tensors.items():
-        kind = F16 if len(shape) > 1 and name.endswith(".weight") and "conv" not in name else F32
+        matrix = len(shape) > 1 and name.endswith(".weight")
+        kind = F16 if matrix and "conv" not in name and name not in ADDED else F32
         if name.endswith("norm.weight") or ".ssm_d" in name:
             values = np.ones(math.prod(shape), np.float32)
         else:
@@ -285,6 +288,59 @@ def deepseek() -> tuple[Meta, Tensors]:
     return meta, tensors
 
 
+WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] hello world the a of quick brown fox ##s ##ing".split()
+
+
+def bert() -> tuple[Meta, Tensors]:
+    """An encoder: no KV cells, every token sees every other, word pieces, mean pooling."""
+    layers, width, heads, ff, context = 2, 64, 4, 128, 128
+    # llama.cpp's files mark the beginning of a word, not its middle as BERT's own do.
+    pieces = [w if w[0] == "[" else w[2:] if w[:2] == "##" else "\u2581" + w for w in WORDS]
+    pieces += [f"\u2581{chr(c)}" for c in range(33, 127)] + [chr(c) for c in range(97, 123)]
+    pieces = list(dict.fromkeys(pieces))
+    meta: Meta = {
+        "general.architecture": "bert",
+        "general.file_type": 1,
+        "tokenizer.ggml.model": "bert",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.tokens": pieces,
+        "tokenizer.ggml.token_type": [CONTROL] * 5 + [NORMAL] * (len(pieces) - 5),
+        "tokenizer.ggml.token_type_count": 2,
+        "tokenizer.ggml.padding_token_id": 0,
+        "tokenizer.ggml.unknown_token_id": 1,
+        "tokenizer.ggml.bos_token_id": 2,
+        "tokenizer.ggml.cls_token_id": 2,
+        "tokenizer.ggml.eos_token_id": 3,
+        "tokenizer.ggml.seperator_token_id": 3,
+        "tokenizer.ggml.mask_token_id": 4,
+        "bert.context_length": context,
+        "bert.embedding_length": width,
+        "bert.block_count": layers,
+        "bert.feed_forward_length": ff,
+        "bert.attention.head_count": heads,
+        "bert.attention.layer_norm_epsilon": 1e-12,
+        "bert.attention.causal": False,
+        "bert.pooling_type": 1,
+    }
+    tensors: Tensors = {
+        "token_embd.weight": (width, len(pieces)),
+        "token_types.weight": (width, 2),
+        "position_embd.weight": (width, context),
+        "token_embd_norm.weight": (width,),
+        "token_embd_norm.bias": (width,),
+    }
+    outs = {"attn_q": width, "attn_k": width, "attn_v": width, "attn_output": width}
+    for i in range(layers):
+        block = f"blk.{i}."
+        for name, out in outs.items():
+            tensors |= {f"{block}{name}.weight": (width, out), f"{block}{name}.bias": (out,)}
+        tensors |= {f"{block}ffn_up.weight": (width, ff), f"{block}ffn_up.bias": (ff,)}
+        tensors |= {f"{block}ffn_down.weight": (ff, width), f"{block}ffn_down.bias": (width,)}
+        for norm in ("attn_output_norm", "layer_output_norm"):
+            tensors |= {f"{block}{norm}.weight": (width,), f"{block}{norm}.bias": (width,)}
+    return meta, tensors
+
+
 MODELS = {
     "llama": lambda: attention_model("llama"),
     "qwen2": lambda: attention_model("qwen2", biases=True),
@@ -295,3 +351,6 @@ MODELS = {
     "jamba": jamba,
     "deepseek2": deepseek,
 }
+
+ENCODERS = {"bert": bert}
+"""Apart: nothing that is true of cells is true of them."""
