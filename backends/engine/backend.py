@@ -12,21 +12,24 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from backends.base import Health, Options, Resources
 from backends.engine import choices, footprint, gguf
 from backends.engine.answer import Answer
-from backends.engine.client import Engine
 from backends.engine.conversation import turn
 from backends.engine.echo import Echo, Reading
+from backends.engine.pool import Handle, ModelPool
 from backends.engine.prompts import Guide, Prompts, Vocabulary
 from backends.engine.protocol import Job, Output, Role, SamplerSettings
+from backends.engine.residency import NEVER, Resident
+from backends.engine.resident_engine import ResidentEngine
 from backends.engine.settings import EngineSettings, default_threads
 from backends.engine.shape import shape
 from backends.engine.snapshots import shared_memory
+from gateway.core import quantity
 from gateway.core.chat import ChatRequest, Endpoint, Feature, Priority, Usage
 from gateway.core.errors import ContextExceeded, EngineFailed, InvalidRequest, Unsupported
 from gateway.core.events import Event, Finish, TextDelta, UsageReport
@@ -67,6 +70,7 @@ SHARING = frozenset({Feature.N})
 """What needs sequences to share cells, which those of a strict engine cannot."""
 GUIDED = frozenset({Feature.TOOLS, Feature.JSON_MODE, Feature.GRAMMAR})
 FREE = Guide()
+Seconds = Annotated[float, BeforeValidator(quantity.duration)]
 
 
 class LlamaCppOptions(Options):
@@ -85,6 +89,11 @@ class LlamaCppOptions(Options):
     one can hold the worker for seconds, everyone's. `snapshot_mib` is RAM for
     conversations that had to leave the KV cells, so that their next turn need not be computed from
     its beginning (0: none; strict models keep none).
+
+    Where several models share `memory.budget`: `preload` loads this one at the start (default:
+    where there is no budget), `pin` also keeps it for good. `keep_alive` is the time without
+    requests after which it is unloaded (default: when another needs its memory), `max_wait` the
+    time that a request waits for it to be loaded before it gets 503.
     """
 
     model: str
@@ -102,6 +111,10 @@ class LlamaCppOptions(Options):
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     raw_grammars: bool = True
     snapshot_mib: int = Field(default=0, ge=0)
+    preload: bool | None = None
+    pin: bool = False
+    keep_alive: Seconds | None = None
+    max_wait: Seconds = 30.0
 
 
 class LlamaCppBackend:
@@ -113,6 +126,7 @@ class LlamaCppBackend:
     options_model: ClassVar[type[Options]] = LlamaCppOptions
 
     def __init__(self, name: str, options: LlamaCppOptions, resources: Resources) -> None:
+        self._name = name
         self._options = options
         self._path = model_path(options.model, resources.model_dir)
         self._detail = "not started"
@@ -131,7 +145,8 @@ class LlamaCppBackend:
             gpu_layers=options.gpu_layers,
         )
         self._snapshots = -1
-        self.engine = Engine(self._settings, name=name)
+        self._pool = resources.pool or ModelPool()
+        self.engine = self._engine(self._settings)
         self._upstream = Upstream(
             name=name,
             kind=options.kind,
@@ -166,20 +181,20 @@ class LlamaCppBackend:
         else:
             await self._load()
             return
-        log.warning("%s: %s", self._upstream.name, self._detail)
+        log.warning("%s: %s", self._name, self._detail)
 
     async def _load(self) -> None:
         try:
             head = await asyncio.to_thread(_examined, self._path, self._options.sha256)
         except gguf.GgufError as error:
             self._detail = str(error)
-            log.warning("%s: %s", self._upstream.name, self._detail)
+            log.warning("%s: %s", self._name, self._detail)
             return
         try:
             await self.prompts.start()
         except EngineFailed as error:
             self._detail = f"{self._path.name} cannot be used: {error.message}"
-            log.warning("%s: %s", self._upstream.name, self._detail)
+            log.warning("%s: %s", self._name, self._detail)
             return
         facts = self.prompts.vocabulary
         assert facts is not None
@@ -188,7 +203,7 @@ class LlamaCppBackend:
             log.warning(
                 "%s: context %d is more than the %d tokens the model was trained on; "
                 "answers get worse beyond them",
-                self._upstream.name,
+                self._name,
                 context,
                 facts.trained,
             )
@@ -196,18 +211,17 @@ class LlamaCppBackend:
         needed = await asyncio.to_thread(footprint.footprint, head, settings)
         if why := footprint.refusal(needed, footprint.machine_memory()):
             self._detail = f"{self._path.name} cannot be used: {why}"
-            log.warning("%s: %s", self._upstream.name, self._detail)
+            log.warning("%s: %s", self._name, self._detail)
             return
         settings = replace(
             settings,
             snapshots=self._shelf(),
             memory=footprint.address_space(needed, settings, self._options.snapshot_mib << 20),
         )
-        self.engine = Engine(settings, name=self._upstream.name)
+        self.engine = self._engine(settings)
         self._detail = ""
-        _, revision = await asyncio.gather(
-            self.engine.start(), asyncio.to_thread(_digest, head.paths)
-        )
+        self._join(needed.total + (self._options.snapshot_mib << 20))
+        _, revision = await asyncio.gather(self._preload(), asyncio.to_thread(_digest, head.paths))
         self._upstream = replace(
             self._upstream,
             context=context,
@@ -217,6 +231,35 @@ class LlamaCppBackend:
             prompt_ceiling=facts.byte_level,
             bits=round(head.bits, 2) or None,
         )
+
+    def _engine(self, settings: EngineSettings) -> ResidentEngine:
+        wait = self._options.max_wait
+        return ResidentEngine(settings, name=self._name, pool=self._pool, max_wait=wait)
+
+    def _join(self, size: int) -> None:
+        """Share the machine's memory with the other models."""
+        options = self._options
+        keep_alive = NEVER if options.keep_alive is None else options.keep_alive
+        self._pool.add(
+            Resident(name=self._name, size=size, pinned=options.pin, keep_alive=keep_alive),
+            Handle(load=self._load_worker, unload=self._unload_worker),
+        )
+
+    async def _preload(self) -> None:
+        """Load the model at the start, if it is to be; else its helper, too, waits to be needed."""
+        wish = self._options.preload
+        if self._options.pin or (self._pool.budget is None if wish is None else wish):
+            if await self._pool.preload(self._name):
+                return
+            log.warning("%s: not loaded at the start: memory.budget is taken", self._name)
+        await self.prompts.rest()
+
+    async def _load_worker(self) -> bool:
+        await self.engine.start()
+        return self.engine.ready is not None
+
+    async def _unload_worker(self) -> None:
+        await asyncio.gather(self.engine.aclose(), self.prompts.rest())
 
     async def prompt(self, request: ChatRequest) -> tuple[int, ...]:
         """The request's prompt as token ids, whole: rendered, tokenized, nothing cut.
@@ -342,11 +385,16 @@ class LlamaCppBackend:
     async def health(self) -> Health:
         if self._detail:
             return Health(ok=False, detail=self._detail)
-        if self.engine.ready is None:
+        if why := self._pool.refusal(self._name):
+            return Health(ok=False, detail=why)
+        resident = self._pool.models.get(self._name)
+        state = "loaded" if resident is None else resident.state
+        if state == "loaded" and self.engine.ready is None:
             return Health(ok=False, detail=self.engine.detail)
-        return Health(ok=True)
+        return Health(ok=True, detail="" if state == "loaded" else state)
 
     async def aclose(self) -> None:
+        await self._pool.remove(self._name)
         await self.engine.aclose()
         await self.prompts.aclose()
         if self._snapshots >= 0:
