@@ -17,6 +17,7 @@ from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 import httpx
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from backends.engine.pool import ModelPool
 from gateway.core.chat import ChatRequest
 from gateway.core.events import Event
 from gateway.core.exchange import Call
@@ -118,13 +119,15 @@ class Resources:
     """What the composition root lends to backends. `backends` holds the parts, already built.
 
     `transport` makes the httpx transport that all egress goes through; a test puts a MockTransport
-    there. `model_dir` is where a relative GGUF path is looked for.
+    there. `model_dir` is where a relative GGUF path is looked for. `pool` is the memory that local
+    models share.
     """
 
     backends: Mapping[str, Backend] = field(default_factory=dict)
     transport: Callable[[], httpx.AsyncBaseTransport] | None = None
     model_dir: Path = Path("models")
     threads: int | None = None
+    pool: ModelPool | None = None
 
 
 def part_of(backends: Mapping[str, Backend], part: str, whole: str) -> Backend:

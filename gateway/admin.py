@@ -37,6 +37,7 @@ class AdminParts:
     records: RecordStore
     guard: Callable[[str, Headers], None]
     authenticate: Callable[[Headers], Caller]
+    local_models: Callable[[], Mapping[str, Mapping[str, Any]]]
     render_metrics: Callable[[str], tuple[bytes, str]]
     metrics_here: bool
 
@@ -68,6 +69,7 @@ def admin_app(parts: AdminParts) -> App:
         }
         if parts.metrics_here:  # loopback, or the admin port: why is for operators' eyes
             body["down"] = {name: each.detail for name, each in health.items() if not each.ok}
+            body["local_models"] = parts.local_models()
         return JSONResponse(body, status_code=200 if good else 503)
 
     @app.get("/v1/models")
@@ -131,6 +133,8 @@ def _entries(parts: AdminParts, caller: Caller) -> dict[str, dict[str, Any]]:
         for name, alias in parts.aliases.items()
     }
     entries |= {name: _entry(name, [upstream]) for name, upstream in by_name.items()}
+    for name, told in parts.local_models().items():
+        entries[name] |= told
     if caller.models is not None:
         entries = {name: entry for name, entry in entries.items() if name in caller.models}
     return entries

@@ -16,6 +16,7 @@ from backends import BACKENDS
 from backends.base import Backend, Resources
 from backends.engine.backend import LlamaCppBackend
 from backends.engine.footprint import resident
+from backends.engine.pool import ModelPool
 from backends.rate_limits import Limited
 from backends.speculative.seams import Ended
 from gateway.admin import AdminParts, admin_app
@@ -38,6 +39,7 @@ from gateway.metrics import (
     DependencyVitals,
     EngineVitals,
     Metrics,
+    ResidentVitals,
     Vitals,
 )
 from gateway.pipeline import Pipeline
@@ -46,7 +48,7 @@ from gateway.record import JsonLog, RecordStore
 from gateway.server import App, ProxyServer, Receive, Scope, Send
 from router_policies.chain import build as build_policy
 from router_policies.pin import PinPolicy
-from router_policies.rules import locality
+from router_policies.rules import locality, min_bits
 
 if TYPE_CHECKING:
     from gateway.cache.memory import MemoryCache
@@ -70,7 +72,8 @@ class Gateway:
         log: JsonLog | None = None,
     ) -> None:
         self.config = config
-        resources = Resources(transport=transport, model_dir=model_dir)
+        self.pool = ModelPool(budget=config.memory.budget, min_stay=config.memory.min_stay)
+        resources = Resources(transport=transport, model_dir=model_dir, pool=self.pool)
         self.backends = build_backends(config, resources)
         self.fleet = Fleet(self.backends, time.monotonic)
         self.admission = Admission(MAX_INSIDE)
@@ -137,6 +140,7 @@ class Gateway:
                 records=self.records,
                 guard=self._guard,
                 authenticate=self.keys.authenticate,
+                local_models=self._local_models,
                 render_metrics=self.metrics.render,
                 metrics_here=metrics_here,
             )
@@ -187,6 +191,10 @@ class Gateway:
         local = (u.name for u in self.fleet.upstreams() if u.kind == "llama_cpp")
         return sum(in_flight[name] for name in local)
 
+    def _local_models(self) -> dict[str, Mapping[str, Any]]:
+        """What each local model is doing in memory: cold, queued, loading, loaded, unloading."""
+        return {name: self.pool.progress(name) for name in self.pool.models}
+
     async def _watch_engines(self) -> None:
         """Ask each worker for its counters, until cancelled; a scrape only reads them."""
         while True:
@@ -223,6 +231,17 @@ class Gateway:
                 if isinstance(backend, Limited)
             },
             engines=engines,
+            residents={
+                name: ResidentVitals(
+                    size=model.size,
+                    in_memory=model.state != "cold",
+                    loads=model.loads,
+                    load_s=model.load_s,
+                    unloads={**model.unloads},
+                )
+                for name, model in tuple(self.pool.models.items())
+            },
+            memory_budget=self.pool.budget,
             dependencies=dependencies,
             cache_entries=len(self.memory) if self.memory is not None else 0,
             cache_bytes=self.memory.bytes if self.memory is not None else 0,
@@ -260,6 +279,7 @@ def build_backends(config: Config, resources: Resources) -> dict[str, Backend]:
             transport=resources.transport,
             model_dir=resources.model_dir,
             threads=resources.threads,
+            pool=resources.pool,
         )
         built[name] = kind(name, options, lent)
     return {name: built[name] for name in config.build_order}
@@ -273,6 +293,7 @@ def rulebook(config: Config) -> Rulebook:
             candidates=alias.candidates,
             policy=build_policy(alias.policy, settings),
             deadline_s=alias.deadline,
+            min_bits=alias.min_bits,
         )
         for name, alias in config.aliases.items()
     }
@@ -280,10 +301,14 @@ def rulebook(config: Config) -> Rulebook:
     def by_rule(facts: Facts) -> Zone | None:
         return locality(config.rules, facts)
 
+    def bits(facts: Facts) -> float | None:
+        return min_bits(config.rules, facts)
+
     return Rulebook(
         aliases=aliases,
         pin=PinPolicy(),
         locality=by_rule,
+        min_bits=bits,
         reach=config.reach,
         headers=config.rule_headers,
         default_zone=config.privacy.default,

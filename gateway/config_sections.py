@@ -12,39 +12,11 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from backends.base import ZoneName
+from gateway.core import quantity
 from gateway.core.routing import Zone
 
 MIB = 1024 * 1024
-SIZES = {
-    "": 1,
-    "b": 1,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "kib": 2**10,
-    "mib": 2**20,
-    "gib": 2**30,
-}
-DURATIONS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-QUANTITY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s?([A-Za-z]*)", re.ASCII)
-
-
-def _size(value: object) -> object:
-    return int(_quantity(value, SIZES, "a size is a number of bytes, or like 256MiB or 8GiB"))
-
-
-def _duration(value: object) -> object:
-    return _quantity(value, DURATIONS, "a duration is a number of seconds, or like 200ms, 5s or 1h")
-
-
-def _quantity(value: object, units: dict[str, float] | dict[str, int], wanted: str) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 10**15:
-        return value
-    match = QUANTITY.fullmatch(value) if isinstance(value, str) else None
-    if match is None or match[2].lower() not in units:
-        raise ValueError(wanted)
-    return float(match[1]) * units[match[2].lower()]
 
 
 def _one_or_many(value: object) -> object:
@@ -78,9 +50,9 @@ def _digest(value: str) -> str:
     return value
 
 
-Size = Annotated[int, BeforeValidator(_size)]
+Size = Annotated[int, BeforeValidator(quantity.size)]
 """Bytes."""
-Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0)]
+Duration = Annotated[float, BeforeValidator(quantity.duration), Field(gt=0)]
 """Seconds."""
 Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
 LowerNames = Annotated[Names, AfterValidator(lambda names: tuple(n.lower() for n in names))]
@@ -113,11 +85,15 @@ class Server(Section):
 
 
 class Alias(Section):
-    """A model name that stands for several upstreams, in the operator's order."""
+    """A model name that stands for several upstreams, in the operator's order.
+
+    `min_bits` takes out what is known to have fewer bits a weight.
+    """
 
     candidates: Annotated[Names, Field(min_length=1)]
     policy: Annotated[Names, Field(min_length=1)] = ("rules", "static")
     deadline: Duration | None = None
+    min_bits: Annotated[float, Field(ge=0, le=64)] | None = None
 
 
 class Privacy(Section):
@@ -128,9 +104,15 @@ class Privacy(Section):
 
 
 class Memory(Section):
-    """`budget` bounds what local models may take together; None: what the machine has."""
+    """`budget` bounds what local models may take together: weights, cells, computation, worker.
+
+    With one, a model is loaded when it is asked for, unless its entry says preload or pin; None:
+    all are loaded at the start. A model that was loaded stays for `min_stay` before another may
+    take its place.
+    """
 
     budget: Size | None = None
+    min_stay: Annotated[float, BeforeValidator(quantity.duration)] = 5.0
 
 
 class ExactCache(Section):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from backends.base import Backend, Health
 from gateway.core.errors import (
     EngineFailed,
+    ModelLoading,
     TandemError,
     UpstreamError,
     UpstreamOverloaded,
@@ -103,6 +104,9 @@ class Trial:
             case UpstreamError():
                 member.breaker.failed(now)
                 return True
+            case ModelLoading():
+                member.breaker.abandoned()
+                return None
             case TandemError():
                 member.breaker.succeeded(now)
                 return False

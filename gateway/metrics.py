@@ -74,6 +74,17 @@ class EngineVitals:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResidentVitals:
+    """A local model and the memory it takes while it is there, in bytes. `unloads` by reason."""
+
+    size: int
+    in_memory: bool
+    loads: int = 0
+    load_s: float = 0.0
+    unloads: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DependencyVitals:
     """Something we use but can live without."""
 
@@ -90,6 +101,8 @@ class Vitals:
     upstreams: Mapping[str, UpstreamVitals] = field(default_factory=dict)
     rate_limits: Mapping[str, RateLimits] = field(default_factory=dict)
     engines: Mapping[str, EngineVitals] = field(default_factory=dict)
+    residents: Mapping[str, ResidentVitals] = field(default_factory=dict)
+    memory_budget: int | None = None
     dependencies: Mapping[str, DependencyVitals] = field(default_factory=dict)
     cache_entries: int = 0
     cache_bytes: int = 0
@@ -436,6 +449,34 @@ def _engine_drafts(known: Mapping[str, Mapping[str, float]]) -> Iterator[Metric]
     yield off
 
 
+def _memory(residents: Mapping[str, ResidentVitals], budget: int | None) -> Iterator[Metric]:
+    loads = CounterMetricFamily(
+        "tandem_model_loads", "Local models loaded into memory.", labels=("upstream",)
+    )
+    seconds = CounterMetricFamily(
+        "tandem_model_load_seconds", "What those loads took together.", labels=("upstream",)
+    )
+    unloads = CounterMetricFamily(
+        "tandem_model_unloads",
+        "Local models that left memory, by why: idle, or memory for another.",
+        labels=("upstream", "reason"),
+    )
+    for name, model in residents.items():
+        loads.add_metric((name,), model.loads)
+        seconds.add_metric((name,), model.load_s)
+        for reason, count in model.unloads.items():
+            unloads.add_metric((name, reason), count)
+    yield from (loads, seconds, unloads)
+    yield _gauge(
+        "tandem_model_resident_bytes",
+        "What a local model takes of the budget now.",
+        "upstream",
+        {name: model.size if model.in_memory else 0 for name, model in residents.items()},
+    )
+    if budget is not None:
+        yield GaugeMetricFamily("tandem_memory_budget_bytes", "memory.budget.", budget)
+
+
 class _VitalsCollector(Collector):
     """Gauges, and counters that somebody else keeps, read at scrape time."""
 
@@ -497,6 +538,7 @@ class _VitalsCollector(Collector):
                 restarts.add_metric((name, cause), count)
         yield restarts
         yield from _engine_counts(engines)
+        yield from _memory(self._ours(now.residents), now.memory_budget)
         yield _gauge(
             "tandem_dependency_up",
             "1 if the dependency answers.",

@@ -27,6 +27,7 @@ class Alias:
     candidates: tuple[str, ...]
     policy: Policy
     deadline_s: float | None = None
+    min_bits: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +35,15 @@ class Rulebook:
     """What the configuration says about routing. Immutable: a reload makes a new one.
 
     `epoch` changes with it, so that no answer kept under other rules is served. `headers` are the
-    request headers that rules look at; `locality` and `reach` are the rules' say before routing.
+    request headers that rules look at; `locality`, `min_bits` and `reach` are the rules' say before
+    routing.
     """
 
     aliases: Mapping[str, Alias]
     pin: Policy
     locality: Callable[[Facts], Zone | None]
     reach: Callable[[str | None, Facts, tuple[str, ...]], tuple[str, ...]]
+    min_bits: Callable[[Facts], float | None] = lambda facts: None
     headers: frozenset[str] = frozenset()
     default_zone: Zone = Zone.PUBLIC
     epoch: str = ""
@@ -76,7 +79,10 @@ class Planner:
         zone = zone_of(caller, exchange.headers, book.default_zone, book.locality(facts))
         alias, names = resolve(request.model, book.aliases, self._fleet.names, caller)
         candidates = self._fleet.snapshot(book.reach(alias, facts, names))
-        wished = min_bits(exchange.headers)
+        demands = [min_bits(exchange.headers), book.min_bits(facts)]
+        if alias is not None:
+            demands.append(book.aliases[alias].min_bits)
+        wished = max((bits for bits in demands if bits is not None), default=None)
         counted = await self._count(request, candidates, zone)
         strict = wants_strict(exchange.headers, book.strict_parameters)
         kept, rejected = admit(request, candidates, zone, caller, counted, wished, strict=strict)

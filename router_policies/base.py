@@ -27,10 +27,11 @@ class Condition(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One entry of `rules:`. At least one of `use` and `locality` is set.
+    """One entry of `rules:`. At least one of `use`, `locality` and `min_bits` is set.
 
     `use` is the name of an upstream or an alias; with `fallback` the request's other candidates
-    stay behind it. `locality` is the widest zone that a matching request may reach.
+    stay behind it. `locality` is the widest zone that a matching request may reach, `min_bits` the
+    fewest bits a weight that a model may have to serve it.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Rule:
     use: str | None = None
     fallback: bool = True
     locality: Zone | None = None
+    min_bits: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

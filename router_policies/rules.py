@@ -1,8 +1,8 @@
 """Operators' rules: the first `use:` that matches decides; every `locality:` that matches tightens.
 
-The two are apart on purpose (DESIGN 2.3). `locality` is asked before routing and of every request,
-pinned ones too; RulesPolicy is one policy among others. What happens to a request whose rule names
-an upstream that cannot serve it is told in router_policies/design.md.
+The two are apart on purpose (DESIGN 2.3). `locality`, and `min_bits` beside it, is asked before
+routing and of every request, pinned ones too; RulesPolicy is one policy among others. What happens
+to a request whose rule names an upstream that cannot serve it is told in router_policies/design.md.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from router_policies.base import Condition, Rule, Settings
 from router_policies.conditions import ALWAYS, compile_condition
 from router_policies.facts import HEADER
 
-KEYS = ("name", "when", "use", "fallback", "locality")
+KEYS = ("name", "when", "use", "fallback", "locality", "min_bits")
+MOST_BITS = 64
 RULE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """A rule's name goes into a response header and a metric label."""
 
@@ -26,6 +27,12 @@ def locality(rules: Iterable[Rule], facts: Facts) -> Zone | None:
     """The tightest zone of all matching `locality:` rules; None if none matches."""
     zones = [r.locality for r in rules if r.locality is not None and r.when.matches(facts)]
     return min(zones, default=None)
+
+
+def min_bits(rules: Iterable[Rule], facts: Facts) -> float | None:
+    """The most that any matching rule demands in bits a weight; None if none does."""
+    demands = [r.min_bits for r in rules if r.min_bits is not None and r.when.matches(facts)]
+    return max(demands, default=None)
 
 
 def first_use(rules: Iterable[Rule], facts: Facts) -> Rule | None:
@@ -138,16 +145,25 @@ def _compile_rule(
         when = compile_condition(raw["when"], (*path, "when"), flaws)
     use = _use(raw, path, names, flaws)
     zone = _locality(raw, path, flaws)
+    bits = _min_bits(raw, path, flaws)
     fallback = raw.get("fallback", True)
     if not isinstance(fallback, bool):
         flaws.append(Flaw((*path, "fallback"), "fallback is true or false"))
-    if "use" not in raw and "locality" not in raw:
-        flaws.append(Flaw(path, "a rule says `use:` or `locality:`, or both; this one neither"))
+    if not {"use", "locality", "min_bits"} & raw.keys():
+        message = "a rule says `use:`, `locality:` or `min_bits:`; this one none of them"
+        flaws.append(Flaw(path, message))
     elif "use" not in raw and "fallback" in raw:
         flaws.append(Flaw((*path, "fallback"), "fallback belongs to `use:`", at_key=True))
     if len(flaws) > before:
         return None
-    return Rule(name=str(name), when=when, use=use, fallback=bool(fallback), locality=zone)
+    return Rule(
+        name=str(name),
+        when=when,
+        use=use,
+        fallback=bool(fallback),
+        locality=zone,
+        min_bits=bits,
+    )
 
 
 def _use(
@@ -176,4 +192,14 @@ def _locality(raw: Mapping[str, object], path: Path, flaws: list[Flaw]) -> Zone 
         return labels[value]
     hint = suggest(str(value), labels)
     flaws.append(Flaw((*path, "locality"), f"{value!r} is not a zone{hint}"))
+    return None
+
+
+def _min_bits(raw: Mapping[str, object], path: Path, flaws: list[Flaw]) -> float | None:
+    bits = raw.get("min_bits")
+    if "min_bits" not in raw:
+        return None
+    if isinstance(bits, int | float) and not isinstance(bits, bool) and 0 <= bits <= MOST_BITS:
+        return float(bits)
+    flaws.append(Flaw((*path, "min_bits"), f"min_bits is a number from 0 to {MOST_BITS}"))
     return None

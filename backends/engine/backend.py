@@ -12,23 +12,26 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from backends.base import Health, Options, Resources
 from backends.engine import choices, footprint, gguf
 from backends.engine.answer import Answer
-from backends.engine.client import Engine
 from backends.engine.conversation import turn
 from backends.engine.echo import Echo, Reading
+from backends.engine.pool import Handle, ModelPool
 from backends.engine.pooling import NoEmbeddings, use_of
 from backends.engine.prediction import predicted
 from backends.engine.prompts import Guide, Prompts, Vocabulary
 from backends.engine.protocol import Job, Output, Role, SamplerSettings
+from backends.engine.residency import NEVER, Resident
+from backends.engine.resident_engine import ResidentEngine
 from backends.engine.settings import EngineSettings, default_threads
 from backends.engine.shape import shape
 from backends.engine.snapshots import shared_memory
+from gateway.core import quantity
 from gateway.core.chat import (
     ChatRequest,
     Completion,
@@ -82,6 +85,7 @@ TEXT_ENDS = 2
 """Tokens that a tokenizer may add around a text."""
 EMBEDDING = frozenset({Feature.EMBEDDINGS, Feature.TOKEN_INPUT})
 FREE = Guide()
+Seconds = Annotated[float, BeforeValidator(quantity.duration)]
 
 
 class DraftOptions(BaseModel):
@@ -113,6 +117,11 @@ class LlamaCppOptions(Options):
     whether it pays; off: not at all. `embeddings`: how the tokens' vectors become one; by default
     as the file says, and a file that says it only embeds. With mean, cls or last a model that
     generates embeds too, in cells of one more `context`; off makes it generate.
+
+    Where several models share `memory.budget`: `preload` loads this one at the start (default:
+    where there is no budget), `pin` also keeps it for good. `keep_alive` is the time without
+    requests after which it is unloaded (default: when another needs its memory), `max_wait` the
+    time that a request waits for it to be loaded before it gets 503.
     """
 
     model: str
@@ -132,6 +141,10 @@ class LlamaCppOptions(Options):
     snapshot_mib: int = Field(default=0, ge=0)
     speculate: Literal["auto", "off", "ngram"] | DraftOptions = "auto"
     embeddings: Literal["mean", "cls", "last", "off"] | None = None
+    preload: bool | None = None
+    pin: bool = False
+    keep_alive: Seconds | None = None
+    max_wait: Seconds = 30.0
 
 
 class LlamaCppBackend:
@@ -143,6 +156,7 @@ class LlamaCppBackend:
     options_model: ClassVar[type[Options]] = LlamaCppOptions
 
     def __init__(self, name: str, options: LlamaCppOptions, resources: Resources) -> None:
+        self._name = name
         self._options = options
         self._path = model_path(options.model, resources.model_dir)
         self._draft = (
@@ -168,7 +182,8 @@ class LlamaCppBackend:
             draft=str(self._draft) if self._draft else "",
         )
         self._snapshots = -1
-        self.engine = Engine(self._settings, name=name)
+        self._pool = resources.pool or ModelPool()
+        self.engine = self._engine(self._settings)
         self._upstream = Upstream(
             name=name,
             kind=options.kind,
@@ -205,7 +220,7 @@ class LlamaCppBackend:
         else:
             await self._load()
             return
-        log.warning("%s: %s", self._upstream.name, self._detail)
+        log.warning("%s: %s", self._name, self._detail)
 
     async def _load(self) -> None:
         try:
@@ -213,7 +228,7 @@ class LlamaCppBackend:
             draft = await asyncio.to_thread(_examined, self._draft, None) if self._draft else None
         except gguf.GgufError as error:
             self._detail = str(error)
-            log.warning("%s: %s", self._upstream.name, self._detail)
+            log.warning("%s: %s", self._name, self._detail)
             return
         try:
             use = use_of(head, self._options.embeddings)
@@ -225,7 +240,7 @@ class LlamaCppBackend:
             await self.prompts.start()
         except EngineFailed as error:
             self._detail = f"{self._path.name} cannot be used: {error.message}"
-            log.warning("%s: %s", self._upstream.name, self._detail)
+            log.warning("%s: %s", self._name, self._detail)
             return
         facts = self.prompts.vocabulary
         assert facts is not None
@@ -236,7 +251,7 @@ class LlamaCppBackend:
             log.warning(
                 "%s: context %d is more than the %d tokens the model was trained on; "
                 "answers get worse beyond them",
-                self._upstream.name,
+                self._name,
                 context,
                 facts.trained,
             )
@@ -250,18 +265,17 @@ class LlamaCppBackend:
         needed = await asyncio.to_thread(footprint.footprint, head, settings, draft)
         if why := footprint.refusal(needed, footprint.machine_memory()):
             self._detail = f"{self._path.name} cannot be used: {why}"
-            log.warning("%s: %s", self._upstream.name, self._detail)
+            log.warning("%s: %s", self._name, self._detail)
             return
         settings = replace(
             settings,
             snapshots=self._shelf() if use.generates else -1,
             memory=footprint.address_space(needed, settings, self._options.snapshot_mib << 20),
         )
-        self.engine = Engine(settings, name=self._upstream.name)
+        self.engine = self._engine(settings)
         self._detail = ""
-        _, revision = await asyncio.gather(
-            self.engine.start(), asyncio.to_thread(_digest, head.paths)
-        )
+        self._join(needed.total + (self._options.snapshot_mib << 20))
+        _, revision = await asyncio.gather(self._preload(), asyncio.to_thread(_digest, head.paths))
         features = self._features if use.generates else frozenset()
         if use.generates and facts.fim:
             features |= {Feature.FIM}
@@ -275,6 +289,35 @@ class LlamaCppBackend:
             prompt_ceiling=facts.byte_level,
             bits=round(head.bits, 2) or None,
         )
+
+    def _engine(self, settings: EngineSettings) -> ResidentEngine:
+        wait = self._options.max_wait
+        return ResidentEngine(settings, name=self._name, pool=self._pool, max_wait=wait)
+
+    def _join(self, size: int) -> None:
+        """Share the machine's memory with the other models."""
+        options = self._options
+        keep_alive = NEVER if options.keep_alive is None else options.keep_alive
+        self._pool.add(
+            Resident(name=self._name, size=size, pinned=options.pin, keep_alive=keep_alive),
+            Handle(load=self._load_worker, unload=self._unload_worker),
+        )
+
+    async def _preload(self) -> None:
+        """Load the model at the start, if it is to be; else its helper, too, waits to be needed."""
+        wish = self._options.preload
+        if self._options.pin or (self._pool.budget is None if wish is None else wish):
+            if await self._pool.preload(self._name):
+                return
+            log.warning("%s: not loaded at the start: memory.budget is taken", self._name)
+        await self.prompts.rest()
+
+    async def _load_worker(self) -> bool:
+        await self.engine.start()
+        return self.engine.ready is not None
+
+    async def _unload_worker(self) -> None:
+        await asyncio.gather(self.engine.aclose(), self.prompts.rest())
 
     async def prompt(self, request: ChatRequest) -> tuple[int, ...]:
         """The request's prompt as token ids, whole: rendered, tokenized, nothing cut.
@@ -454,11 +497,16 @@ class LlamaCppBackend:
     async def health(self) -> Health:
         if self._detail:
             return Health(ok=False, detail=self._detail)
-        if self.engine.ready is None:
+        if why := self._pool.refusal(self._name):
+            return Health(ok=False, detail=why)
+        resident = self._pool.models.get(self._name)
+        state = "loaded" if resident is None else resident.state
+        if state == "loaded" and self.engine.ready is None:
             return Health(ok=False, detail=self.engine.detail)
-        return Health(ok=True)
+        return Health(ok=True, detail="" if state == "loaded" else state)
 
     async def aclose(self) -> None:
+        await self._pool.remove(self._name)
         await self.engine.aclose()
         await self.prompts.aclose()
         if self._snapshots >= 0:

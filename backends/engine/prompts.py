@@ -107,6 +107,12 @@ class Prompts:
         reply = await self._ask(request, "suffix")
         return tuple(reply["tokens"]), reply["cut"]
 
+    async def rest(self) -> None:
+        """End the helper; the next question starts it again."""
+        async with self._turn:
+            if self._child is not None:
+                await self._drop(self._child)
+
     async def aclose(self) -> None:
         self._closed = True
         if self._child is not None:

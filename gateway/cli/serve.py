@@ -129,8 +129,6 @@ async def configure(
     if arguments.companion:
         # The gateway before it has the cache, and its clients' `no-cache` does not reach this one.
         config = replace(config, cache=CacheSection(exact=ExactCache(memory=0)))
-    if config.memory.budget is not None:
-        logger.warning("memory.budget is read but not enforced yet")
     for note in price_notes(config.upstreams, date.today()):
         logger.warning("%s", note)
     changes = {"host": arguments.host, "port": arguments.port}

@@ -14,7 +14,8 @@
     │   └── Superseded            409  a newer request of the same editor session came
     ├── Overloaded                429  queue or rate limit; carries Retry-After
     ├── Unavailable               503  nothing that may serve this request can
-    │   └── LocalUnavailable      503  nothing inside the request's zone can
+    │   ├── LocalUnavailable      503  nothing inside the request's zone can
+    │   └── ModelLoading          503  a cold local model was not loaded in time; Retry-After
     ├── Internal                  500  our own fault
     └── UpstreamError             502  an upstream failed; the next candidate may be tried
         ├── UpstreamUnreachable   502  refused, reset before a byte, DNS, TLS
@@ -32,14 +33,15 @@ Backends translate what they meet into this tree in one place each; dialects ren
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class TandemError(Exception):
     """Base of the tree.
 
     `message` is a sentence for people and never holds a prompt, key or header value.
-    `retryable` says whether another candidate may be tried; `source` says who spoke.
+    `retryable` says whether another candidate may be tried; `source` says who spoke. `details` are
+    further fields of the error's body.
     """
 
     status: int = 500
@@ -57,6 +59,7 @@ class TandemError(Exception):
         code: str | None = None,
         retry_after: float | None = None,
         headers: Mapping[str, str] | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -65,6 +68,7 @@ class TandemError(Exception):
             self.code = code
         self.retry_after = retry_after
         self.headers = dict(headers or {})
+        self.details = dict(details or {})
 
 
 class RequestError(TandemError):
@@ -134,6 +138,14 @@ class Unavailable(TandemError):
     status = 503
     code = "unavailable"
     outcome = "upstream_error"
+
+
+class ModelLoading(Unavailable):
+    """A local model that is not in memory yet. No failure of its upstream's."""
+
+    code = "model_loading"
+    retryable = True
+    outcome = "shed"
 
 
 class LocalUnavailable(Unavailable):

@@ -141,6 +141,7 @@ def error_json(error: TandemError) -> Mapping[str, Any]:
             "type": error.type,
             "param": error.param,
             "code": error.code,
+            **error.details,
         }
     }
 

@@ -456,3 +456,24 @@ def test_no_text_raises_anything_else(text: str) -> None:
     except ConfigError as error:
         assert error.problems
         assert str(error)
+
+
+def test_a_local_model_says_how_it_shares_memory() -> None:
+    """Durations as people write them, and a wrong one with its line."""
+    text = """
+upstreams:
+  a: {kind: llama_cpp, model: a.gguf, pin: true, keep_alive: 5m, max_wait: 200ms}
+models:
+  fine: {candidates: [a], min_bits: 8}
+memory: {budget: 2GiB, min_stay: 0}
+"""
+    config = loads(text, env={})
+    options = config.upstreams["a"].model_dump()
+    assert (options["pin"], options["preload"]) == (True, None)
+    assert (options["keep_alive"], options["max_wait"]) == (300.0, 0.2)
+    assert (config.memory.budget, config.memory.min_stay) == (2 << 30, 0)
+    assert config.aliases["fine"].min_bits == 8
+    with pytest.raises(ConfigError) as caught:
+        loads(text.replace("5m", "soon"), env={})
+    [problem] = caught.value.problems
+    assert (problem.line, problem.path) == (3, "upstreams.a.keep_alive")

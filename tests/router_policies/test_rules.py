@@ -15,6 +15,7 @@ from router_policies.rules import (
     first_use,
     header_names,
     locality,
+    min_bits,
     reach,
 )
 
@@ -128,7 +129,7 @@ def test_headers_that_rules_look_at() -> None:
         ({"name": "r", "user": "big"}, ("rules", 0, "user"), "did you mean 'use'"),
         ({"name": "r x", "use": "big"}, ("rules", 0, "name"), "needs a name"),
         ({"use": "big"}, ("rules", 0, "name"), "needs a name"),
-        ({"name": "r"}, ("rules", 0), "neither"),
+        ({"name": "r"}, ("rules", 0), "none of them"),
         ({"name": "r", "use": "big", "fallback": "no"}, ("rules", 0, "fallback"), "true or false"),
         ({"name": "r", "locality": "machine", "fallback": True}, ("rules", 0, "fallback"), "use:"),
         ("use big", ("rules", 0), "mapping"),
@@ -149,3 +150,26 @@ def test_names_are_unique() -> None:
     entry = {"name": "r", "use": "big"}
     compile_rules([entry, entry], ("rules",), NAMES, flaws)
     assert [flaw.path for flaw in flaws] == [("rules", 1, "name")]
+
+
+def test_every_matching_rule_may_demand_bits_and_the_most_counts() -> None:
+    """Like zones: not only the first match, and a rule may say nothing else."""
+    flaws: list[Flaw] = []
+    raw = [
+        {"name": "a", "when": {"tenant": "lab"}, "min_bits": 6},
+        {"name": "b", "min_bits": 4.5},
+        {"name": "c", "when": {"tenant": "other"}, "min_bits": 16},
+    ]
+    rules = compile_rules(raw, ("rules",), (), flaws)
+    assert not flaws
+    assert min_bits(rules, {"tenant": "lab"}) == 6
+    assert min_bits(rules, {"tenant": "x"}) == 4.5
+    assert min_bits((), {}) is None
+
+
+def test_bits_that_are_no_number_are_refused() -> None:
+    """With the place of what is wrong."""
+    for bad in (True, "8", -1, 65, None):
+        flaws: list[Flaw] = []
+        compile_rules([{"name": "a", "min_bits": bad}], ("rules",), (), flaws)
+        assert [flaw.path for flaw in flaws] == [("rules", 0, "min_bits")]
