@@ -8,17 +8,19 @@ proxies and decompression, which it brings, are what an egress door must not hav
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import aclosing, asynccontextmanager
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 from pydantic import BaseModel, ConfigDict, Field
 
+from backends.http1 import FRESH, Http1Transport
 from backends.http_errors import rejection, reported, scrub
 from gateway.core.errors import (
     LocalUnavailable,
@@ -56,32 +58,70 @@ class Clock:
     """What one attempt may still wait for: first content, idle between contents, total deadline.
 
     Only waiting for the upstream counts. A slow reader of ours holds the generator, not the clock:
-    `restart` is called when it comes back for more.
+    `restart` is called when it comes back for more. `stop` it at the attempt's end.
     """
 
     def __init__(self, upstream: str, timeouts: Timeouts, call: Call, *, streaming: bool) -> None:
         self._upstream = upstream
         self._idle = timeouts.idle
-        self._deadline = call.deadline
+        self._deadline = math.inf if call.deadline is None else call.deadline
         first = timeouts.first_content if streaming else timeouts.document
         self._until = time.monotonic() + first
         self._waiting_for = f"no content within {first:g} s"
+        # One timer for the attempt, which looks when it fires: a timer for each wait costs more
+        # than the rest of relaying a chunk.
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = math.inf
+        self._waiting: asyncio.Task[Any] | None = None
+        self._fired = False
 
     def restart(self) -> None:
         """Content has come, and has been taken."""
         self._until = time.monotonic() + self._idle
-        self._waiting_for = f"no further content within {self._idle:g} s"
+        self._waiting_for = ""
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     async def wait(self, step: Awaitable[T]) -> T:
         """Await one step of the upstream's. Raises UpstreamTimeout, having cancelled the step."""
-        until, why = self._until, self._waiting_for
-        if self._deadline is not None and self._deadline < until:
-            until, why = self._deadline, "the request's deadline has passed"
+        task = asyncio.current_task()
+        assert task is not None
+        before = task.cancelling()
+        self._waiting, self._fired = task, False
+        if self._timer is None or self._until < self._due:
+            self._set()
         try:
-            async with asyncio.timeout(until - time.monotonic()):
-                return await step
-        except TimeoutError:
-            raise UpstreamTimeout(f"Upstream {self._upstream!r}: {why}.") from None
+            return await step
+        except asyncio.CancelledError:
+            # Ours, unless somebody else has cancelled the task as well.
+            if self._fired and task.uncancel() <= before:
+                raise UpstreamTimeout(f"Upstream {self._upstream!r}: {self._why()}.") from None
+            raise
+        finally:
+            self._waiting = None
+
+    def _set(self) -> None:
+        self.stop()
+        self._due = self._until
+        left = min(self._until, self._deadline) - time.monotonic()
+        self._timer = asyncio.get_running_loop().call_later(max(left, 0.0), self._look)
+
+    def _look(self) -> None:
+        """Cancel whoever waits if the time is over; else come back when it may be."""
+        self._timer = None
+        if time.monotonic() < min(self._until, self._deadline):
+            self._set()
+        elif self._waiting is not None:
+            self._fired = True
+            self._waiting.cancel()
+
+    def _why(self) -> str:
+        if self._deadline < self._until:
+            return "the request's deadline has passed"
+        return self._waiting_for or f"no further content within {self._idle:g} s"
 
 
 @cache
@@ -91,20 +131,8 @@ def _tls() -> ssl.SSLContext:
 
 
 def default_transport() -> httpx.AsyncBaseTransport:
-    """Stock httpx: no retries, no proxy from the environment, verified TLS.
-
-    Connections are not capped here: admission bounds what is in flight.
-    """
-    return httpx.AsyncHTTPTransport(
-        verify=_tls(),
-        http1=True,
-        http2=False,
-        retries=0,
-        trust_env=False,
-        limits=httpx.Limits(
-            max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0
-        ),
-    )
+    """Our own HTTP/1.1: no retries, no proxy from the environment, verified TLS."""
+    return Http1Transport(_tls())
 
 
 class HttpUpstream:
@@ -126,15 +154,20 @@ class HttpUpstream:
         self._timeouts = timeouts or Timeouts()
         self._max_body_bytes = max_body_bytes
         self._secrets = (api_key,) if api_key else ()
-        self._headers = [
-            ("accept", "text/event-stream, application/json"),
-            ("accept-encoding", "identity"),
-            ("content-type", "application/json"),
-            ("user-agent", "tandem"),
-        ]
+        self._headers = httpx.Headers(
+            [
+                ("accept", "text/event-stream, application/json"),
+                ("accept-encoding", "identity"),
+                ("content-type", "application/json"),
+                ("user-agent", "tandem"),
+            ]
+        )
         if api_key:
-            self._headers.append(("authorization", f"Bearer {api_key}"))
         self._limits_seen = httpx.Headers(), 0.0
+            self._headers["authorization"] = f"Bearer {api_key}"
+        connect = self._timeouts.connect
+        # Reads have no limit here: it would be per read, and `Clock` limits what matters.
+        self._limits = {"connect": connect, "pool": connect, "read": None, "write": 30.0}
 
     def clock(self, call: Call, *, streaming: bool) -> Clock:
         return Clock(self.name, self._timeouts, call, streaming=streaming)
@@ -152,13 +185,15 @@ class HttpUpstream:
             raise LocalUnavailable(
                 f"Upstream {self.name!r} lies outside the request's zone {call.zone.label!r}."
             )
-        request = self._request("POST", url, body)
-        response = await self._open(request, clock)
         try:
-            await self._accept(response, clock, expect)
-            yield response
+            response = await self._open(self._request("POST", url, body), clock)
+            try:
+                await self._accept(response, clock, expect)
+                yield response
+            finally:
+                await response.aclose()
         finally:
-            await response.aclose()
+            clock.stop()
 
     async def parts(self, response: httpx.Response, clock: Clock) -> AsyncGenerator[bytes, None]:
         """The body as it arrives, undecoded. Raises UpstreamBroken if it is cut."""
@@ -202,11 +237,14 @@ class HttpUpstream:
         Raises UpstreamError.
         """
         clock = Clock(self.name, Timeouts(document=timeout_s), Call(id="health"), streaming=False)
-        response = await self._open(self._request("GET", url), clock)
         try:
-            return response.status_code, await self._beginning(response, clock)
+            response = await self._open(self._request("GET", url), clock)
+            try:
+                return response.status_code, await self._beginning(response, clock)
+            finally:
+                await response.aclose()
         finally:
-            await response.aclose()
+            clock.stop()
 
     @property
     def limits_seen(self) -> tuple[list[tuple[str, str]], float]:
@@ -233,12 +271,18 @@ class HttpUpstream:
         """The error for one that came inside a stream or under 200."""
         return reported(self.name, error, self._secrets)
 
-    def _request(self, method: str, url: httpx.URL, body: bytes | None = None) -> httpx.Request:
-        connect = self._timeouts.connect
-        # Reads have no limit here: it would be per read, and `Clock` limits what matters.
-        limits = {"connect": connect, "pool": connect, "read": None, "write": 30.0}
+    def _request(
+        self, method: str, url: httpx.URL, body: bytes = b"", *, fresh: bool = False
+    ) -> httpx.Request:
+        headers = self._headers.copy()
+        headers["host"] = url.netloc.decode("ascii")
+        headers["content-length"] = str(len(body))
+        extensions: dict[str, Any] = {"timeout": self._limits}
+        if fresh:
+            extensions[FRESH] = True
+        # Given as a stream, the body is not looked at by httpx, which would double the cost.
         return httpx.Request(
-            method, url, headers=self._headers, content=body, extensions={"timeout": limits}
+            method, url, headers=headers, stream=httpx.ByteStream(body), extensions=extensions
         )
 
     async def _open(self, request: httpx.Request, clock: Clock) -> httpx.Response:
@@ -249,8 +293,9 @@ class HttpUpstream:
                 raise self._unreachable(error) from error
         # The upstream had closed a kept-alive connection while we picked it up. Nothing of an
         # answer was received, so once more, on a fresh one (operations.md 2.4, row 5).
+        again = self._request(request.method, request.url, await request.aread(), fresh=True)
         try:
-            return await clock.wait(self._transport.handle_async_request(request))
+            return await clock.wait(self._transport.handle_async_request(again))
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
 

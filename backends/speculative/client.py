@@ -194,6 +194,7 @@ class Session:
     async def aclose(self) -> None:
         """Leave. The companion hears the close and frees the target at once; one that does not
         answer it within CLOSE_S is cut off."""
+        self._clock.stop()
         await self._socket.close(1000 if self._ended else 1001)
 
     async def _receive(self) -> Message:
