@@ -38,9 +38,7 @@ class Http1Transport(httpx.AsyncBaseTransport):
     Connections in use are not capped: admission bounds what is in flight.
     """
 
-    def __init__(
-        self, tls: ssl.SSLContext, *, max_idle: int = 64, idle_s: float = 30.0
-    ) -> None:
+    def __init__(self, tls: ssl.SSLContext, *, max_idle: int = 64, idle_s: float = 30.0) -> None:
         self._tls = tls
         self._max_idle = max_idle
         self._idle_s = idle_s
@@ -290,7 +288,10 @@ class _Connection(asyncio.Protocol):
         assert self._parser is not None
         status = self._parser.get_status_code()
         if 100 <= status < 200:
-            self._headers, self._framed = [], False  # 100 Continue, 103 Early Hints: the answer is still to come
+            self._headers, self._framed = (
+                [],
+                False,
+            )  # 100 Continue, 103 Early Hints: the answer is still to come
             return
         self._status = status
         self._framed = self._framed or status in NO_CONTENT

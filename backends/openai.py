@@ -6,7 +6,7 @@ carries the frame it came from, so that the dialect can pass the upstream's own 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, ClassVar, Final
@@ -26,10 +26,11 @@ from gateway.core.events import Document, Event, is_content
 from gateway.core.exchange import Call
 from gateway.core.routing import Upstream
 from gateway.wire import vectors
-from gateway.wire.openai import ChunkReader, Malformed, Reported, read_document, read_error
+from gateway.wire.chunk_stream import ChunkStream
+from gateway.wire.openai import Malformed, Reported, read_document
 from gateway.wire.openai_body import openai_body
 from gateway.wire.openai_embeddings import read_embeddings
-from gateway.wire.sse import DONE, FrameTooLarge, SseDecoder, SseFrame
+from gateway.wire.sse import FrameTooLarge
 
 OWN_DIALECTS: Final = {
     "openai_chat": "chat/completions",
@@ -117,22 +118,21 @@ class OpenAIBackend:
                 else:
                     yield self._document(answer, own_wire)
                 return
-            sse = SseDecoder(self.options.max_event_bytes)
-            chunks = ChunkReader(self.profile.usage_paths)
+            stream = ChunkStream(
+                own_wire=own_wire,
+                usage_paths=self.profile.usage_paths,
+                max_frame=self.options.max_event_bytes,
+            )
             async with aclosing(self._http.parts(response, clock)) as parts:
                 async for part in parts:
-                    for frame in self._frames(sse, part):
-                        if frame.data is None:
-                            continue  # a comment: the gateway sends its own
-                        if frame.data == DONE:
-                            await self._http.drain(parts)
-                            return
-                        raw = frame.raw if own_wire else None
-                        for event in self._events(chunks, frame.data, raw, frame.event):
-                            yield event
-                            if is_content(event):
-                                clock.restart()
-            if not chunks.complete and not _ends_done(sse.rest):
+                    for event in self._events(stream, part):
+                        yield event
+                        if is_content(event):
+                            clock.restart()
+                    if stream.done:
+                        await self._http.drain(parts)
+                        return
+            if not stream.complete:
                 raise self._http.broken("ended its stream without a finish")
 
     def body(self, request: ChatRequest) -> dict[str, Any]:
@@ -214,19 +214,11 @@ class OpenAIBackend:
             path = "chat/completions" if chat else "completions"
         return self._urls[path]
 
-    def _frames(self, sse: SseDecoder, part: bytes) -> list[SseFrame]:
+    def _events(self, stream: ChunkStream, part: bytes) -> Iterator[Event]:
         try:
-            return sse.feed(part)
+            yield from stream.read(part)
         except FrameTooLarge as error:
             raise self._http.broken(f"sent {error}", code="upstream_too_large") from None
-
-    def _events(
-        self, chunks: ChunkReader, data: bytes, raw: bytes | None, event: str
-    ) -> list[Event]:
-        try:
-            if event == "error":
-                raise Reported(read_error(data))
-            return chunks.read(data, raw)
         except Malformed as error:
             raise self._http.broken(f"sent a malformed event: {error}") from None
         except Reported as error:
@@ -258,8 +250,3 @@ class OpenAIBackend:
         return Document(
             completion=replace(completion, vectors=made), frame=body if untouched else None
         )
-
-
-def _ends_done(rest: bytes) -> bool:
-    """Some servers leave out the blank line after the very last event."""
-    return rest.strip() == b"data: " + DONE

@@ -8,7 +8,12 @@ the network has cut its bytes (operations.md 2.4, row 13).
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
+
+T = TypeVar("T")
+Known: TypeAlias = Callable[[bytearray, int, int], tuple[int, T | None]]
 
 DONE = b"[DONE]"
 """The data of the frame that ends an OpenAI stream."""
@@ -41,37 +46,57 @@ class SseDecoder:
     def __init__(self, max_frame: int = 1 << 20) -> None:
         self._max_frame = max_frame
         self._pending = bytearray()
+        self._at = 0
         self._searched = 0
         self._begun = False
 
     @property
     def rest(self) -> bytes:
         """What has come since the last whole frame. By the standard, never dispatched."""
-        return bytes(self._pending)
+        return bytes(self._pending[self._at :])
 
     def feed(self, part: bytes) -> list[SseFrame]:
         """The frames that these bytes complete. Raises FrameTooLarge."""
-        pending = self._pending
-        pending += part
-        frames: list[SseFrame] = []
-        start = 0
-        while True:
-            # Blank lines before a frame belong to it and do not end it.
-            begin = start
-            while begin < len(pending) and pending[begin] in b"\r\n":
-                begin += 1
-            end = _BLANK_LINE.search(pending, max(begin, self._searched))
-            if end is None:
-                break
-            if end.end() - start > self._max_frame:
-                raise FrameTooLarge(f"an event of more than {self._max_frame} bytes")
-            frames.append(self._frame(bytes(pending[start : end.end()])))
-            start = self._searched = end.end()
-        del pending[:start]
-        if len(pending) > self._max_frame:
+        self.add(part)
+        return list(iter(self.take, None))
+
+    def add(self, part: bytes) -> None:
+        """More of the stream."""
+        if self._at:
+            del self._pending[: self._at]
+            self._searched = max(0, self._searched - self._at)
+            self._at = 0
+        self._pending += part
+
+    def take(self) -> SseFrame | None:
+        """The next whole frame, or None until more has come. Raises FrameTooLarge."""
+        pending, start = self._pending, self._at
+        # Blank lines before a frame belong to it and do not end it.
+        begin = start
+        while begin < len(pending) and pending[begin] in b"\r\n":
+            begin += 1
+        found = _BLANK_LINE.search(pending, max(begin, self._searched))
+        end = found.end() if found is not None else len(pending)
+        if end - start > self._max_frame:
             raise FrameTooLarge(f"an event of more than {self._max_frame} bytes")
-        self._searched = max(0, len(pending) - _LOOK_BACK)
-        return frames
+        if found is None:
+            self._searched = max(start, end - _LOOK_BACK)
+            return None
+        del found  # it holds the buffer, which could not grow
+        self._at = self._searched = end
+        return self._frame(bytes(pending[start:end]))
+
+    def take_known(self, read: Known[T]) -> T | None:
+        """What `read` makes of the bytes from the next frame's beginning on, and takes from them.
+
+        `read` gets the buffer, where to begin and the longest frame allowed, and returns where the
+        frames that it knows end. It may hold on to none of the buffer.
+        """
+        end, value = read(self._pending, self._at, self._max_frame)
+        if value is not None:
+            self._at = self._searched = end
+            self._begun = True
+        return value
 
     def _frame(self, raw: bytes) -> SseFrame:
         text = raw.removeprefix(_BOM) if not self._begun else raw

@@ -75,9 +75,9 @@ _STREAM_HEAD = (
 _REPLY = _reply()
 _FRAMES = _stream()
 _MODELS = _json({"object": "list", "data": [{"id": "stub", "object": "model", "owned_by": "me"}]})
-_OTHER = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
-    % (len(_MODELS), _MODELS)
+_OTHER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (
+    len(_MODELS),
+    _MODELS,
 )
 
 
