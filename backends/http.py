@@ -13,7 +13,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from functools import cache
 from typing import Any, TypeVar
 
@@ -172,11 +172,10 @@ class HttpUpstream:
     def clock(self, call: Call, *, streaming: bool) -> Clock:
         return Clock(self.name, self._timeouts, call, streaming=streaming)
 
-    @asynccontextmanager
     async def post(
         self, url: httpx.URL, body: bytes, call: Call, clock: Clock, *, expect: str
-    ) -> AsyncIterator[httpx.Response]:
-        """A 200 of media type `expect`, its body unread; closed on every way out.
+    ) -> httpx.Response:
+        """A 200 of media type `expect`, its body unread. Whoever gets it must `close` it.
 
         Raises LocalUnavailable before any connection is opened if the request's zone does not
         reach this upstream: the second of the two checks of DESIGN 2.3.
@@ -185,21 +184,25 @@ class HttpUpstream:
             raise LocalUnavailable(
                 f"Upstream {self.name!r} lies outside the request's zone {call.zone.label!r}."
             )
+        response = None
         try:
             response = await self._open(self._request("POST", url, body), clock)
-            try:
-                await self._accept(response, clock, expect)
-                yield response
-            finally:
-                await response.aclose()
-        finally:
-            clock.stop()
+            await self._accept(response, clock, expect)
+        except BaseException:
+            await self.close(response, clock)
+            raise
+        return response
+
+    async def close(self, response: httpx.Response | None, clock: Clock) -> None:
+        """The end of an attempt, on every way out."""
+        clock.stop()
+        if response is not None:
+            # Not Response.aclose, which does this and costs more than the rest of closing.
+            await _stream(response).aclose()
 
     async def parts(self, response: httpx.Response, clock: Clock) -> AsyncGenerator[bytes, None]:
         """The body as it arrives, undecoded. Raises UpstreamBroken if it is cut."""
-        stream = response.stream
-        assert isinstance(stream, httpx.AsyncByteStream)
-        reading = aiter(stream)
+        reading = aiter(_stream(response))
         try:
             while (part := await clock.wait(anext(reading, None))) is not None:
                 yield part
@@ -212,16 +215,23 @@ class HttpUpstream:
 
     async def read(self, response: httpx.Response, clock: Clock) -> bytes:
         """The whole body. Raises UpstreamBroken (`upstream_too_large`) beyond the cap."""
-        body = bytearray()
-        async with aclosing(self.parts(response, clock)) as parts:
-            async for part in parts:
-                body += part
-                if len(body) > self._max_body_bytes:
-                    raise UpstreamBroken(
-                        f"Upstream {self.name!r} sent more than {self._max_body_bytes} bytes.",
-                        code="upstream_too_large",
-                    )
-        return bytes(body)
+        try:
+            return await clock.wait(self._whole(response))
+        except httpx.TransportError as error:
+            raise self._cut(error) from error
+
+    async def _whole(self, response: httpx.Response) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        async for part in _stream(response):
+            parts.append(part)
+            size += len(part)
+            if size > self._max_body_bytes:
+                raise UpstreamBroken(
+                    f"Upstream {self.name!r} sent more than {self._max_body_bytes} bytes.",
+                    code="upstream_too_large",
+                )
+        return b"".join(parts)
 
     async def drain(self, parts: AsyncIterator[bytes]) -> None:
         """Read a finished stream's last bytes; a connection closed before them is lost."""
@@ -237,14 +247,12 @@ class HttpUpstream:
         Raises UpstreamError.
         """
         clock = Clock(self.name, Timeouts(document=timeout_s), Call(id="health"), streaming=False)
+        response = None
         try:
             response = await self._open(self._request("GET", url), clock)
-            try:
-                return response.status_code, await self._beginning(response, clock)
-            finally:
-                await response.aclose()
+            return response.status_code, await self._beginning(response, clock)
         finally:
-            clock.stop()
+            await self.close(response, clock)
 
     @property
     def limits_seen(self) -> tuple[list[tuple[str, str]], float]:
@@ -275,8 +283,10 @@ class HttpUpstream:
         self, method: str, url: httpx.URL, body: bytes = b"", *, fresh: bool = False
     ) -> httpx.Request:
         headers = self._headers.copy()
-        headers["host"] = url.netloc.decode("ascii")
         headers["content-length"] = str(len(body))
+        if "host" not in headers:
+            # The first address is nearly always the only one.
+            headers["host"] = url.netloc.decode("ascii")
         extensions: dict[str, Any] = {"timeout": self._limits}
         if fresh:
             extensions[FRESH] = True
@@ -351,6 +361,12 @@ class HttpUpstream:
         if isinstance(error, httpx.TimeoutException):
             return UpstreamTimeout(f"Upstream {self.name!r} stopped in the middle of its answer.")
         return self.broken("closed the connection in the middle of its answer")
+
+
+def _stream(response: httpx.Response) -> httpx.AsyncByteStream:
+    stream = response.stream
+    assert isinstance(stream, httpx.AsyncByteStream)
+    return stream
 
 
 def _closed_unanswered(error: httpx.TransportError) -> bool:

@@ -43,6 +43,7 @@ class Http1Transport(httpx.AsyncBaseTransport):
         self._max_idle = max_idle
         self._idle_s = idle_s
         self._idle: dict[Origin, deque[_Connection]] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
         self._open: set[_Connection] = set()
         self._closed = False
 
@@ -73,6 +74,8 @@ class Http1Transport(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         self._closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         for connection in list(self._open):
             connection.close()
 
@@ -81,7 +84,6 @@ class Http1Transport(httpx.AsyncBaseTransport):
         while idle:
             connection = idle.pop()
             if connection.reusable:
-                connection.taken()
                 return connection
         return None
 
@@ -91,8 +93,20 @@ class Http1Transport(httpx.AsyncBaseTransport):
         if self._closed or len(idle) >= self._max_idle:
             connection.close()
             return
-        connection.rests(self._idle_s)
         idle.append(connection)
+        if self._sweeper is None:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Close what has been idle for too long. One timer for all: each use would move its own."""
+        loop = asyncio.get_running_loop()
+        oldest = loop.time() - self._idle_s
+        for idle in self._idle.values():
+            while idle and idle[0].idle_since <= oldest:
+                idle.popleft().close()
+        self._sweeper = None
+        if any(self._idle.values()):
+            self._sweeper = loop.call_later(self._idle_s / 4, self._sweep)
 
     def lost(self, connection: _Connection) -> None:
         """A connection is gone."""
@@ -128,12 +142,12 @@ class _Connection(asyncio.Protocol):
         self._pool = pool
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._parser: httptools.HttpResponseParser | None = None
+        self._parser = httptools.HttpResponseParser(self)
         self._head: asyncio.Future[None] | None = None
         self._more: asyncio.Future[None] | None = None
-        self._expiry: asyncio.TimerHandle | None = None
         self._gone = False
-        self._idle = False
+        self._asked = False
+        self.idle_since = 0.0
         self._error: httpx.TransportError | None = None
         # This answer's.
         self._headers: list[tuple[bytes, bytes]] = []
@@ -149,29 +163,19 @@ class _Connection(asyncio.Protocol):
 
     @property
     def reusable(self) -> bool:
-        return self._idle and not self._gone
+        return not (self._asked or self._gone or self._error)
 
     @property
     def complete(self) -> bool:
         """Whether the answer has come whole and has been read."""
         return self._complete and not self._parts
 
-    def rests(self, seconds: float) -> None:
-        self._idle = True
-        self._expiry = self._loop.call_later(seconds, self.close)
-
-    def taken(self) -> None:
-        self._idle = False
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
-
     async def ask(self, head: bytes, body: bytes) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
         """Send a request, wait for the head of its answer: status, reason, headers."""
         transport = self._transport
         if transport is None or self._gone:
             raise _unanswered()
-        self._parser = httptools.HttpResponseParser(self)
+        self._asked = True
         self._headers, self._status, self._silent = [], 0, 0
         self._framed = self._complete = self._keep = False
         self._head = self._loop.create_future()
@@ -212,7 +216,8 @@ class _Connection(asyncio.Protocol):
     def done(self) -> None:
         """The reader has had enough. Only after a whole answer can the connection be kept."""
         if self.complete and self._keep and not self._gone and self._error is None:
-            self._parser = None
+            self._asked = False
+            self.idle_since = self._loop.time()
             self._pool.release(self)
         else:
             self.close()
@@ -228,13 +233,12 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are not its subclasses
 
     def data_received(self, data: bytes) -> None:
-        parser = self._parser
-        if parser is None or self._complete:
+        if not self._asked or self._complete:
             self._fail(httpx.RemoteProtocolError("Server sent more than its answer."))
             return
         self._silent += len(data)
         try:
-            parser.feed_data(data)
+            self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             if not self._complete:
                 self._fail(httpx.RemoteProtocolError("Server does not speak HTTP/1.1."))
@@ -250,11 +254,10 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._gone = True
-        self.taken()
         self._pool.lost(self)
         if self._head is not None:
             self._fail(_unanswered() if not self._silent else httpx.ReadError("cut in the head"))
-        elif self._parser is not None and not self._complete:
+        elif self._asked and not self._complete:
             if error is None and not self._framed:
                 self._complete = True  # a body without a length ends with its connection
                 self._wake()
@@ -285,7 +288,6 @@ class _Connection(asyncio.Protocol):
             self._framed = True
 
     def on_headers_complete(self) -> None:
-        assert self._parser is not None
         status = self._parser.get_status_code()
         if 100 <= status < 200:
             self._headers, self._framed = (
@@ -306,7 +308,6 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._status:
             self._complete = True
-            assert self._parser is not None
             self._keep = self._parser.should_keep_alive()  # it forgets with the next byte
 
 

@@ -108,9 +108,8 @@ class OpenAIBackend:
         body = orjson.dumps(self.body(request))
         clock = self._http.clock(call, streaming=request.stream)
         expect = "text/event-stream" if request.stream else "application/json"
-        async with self._http.post(
-            self._url(request), body, call, clock, expect=expect
-        ) as response:
+        response = await self._http.post(self._url(request), body, call, clock, expect=expect)
+        try:
             if not request.stream:
                 answer = await self._http.read(response, clock)
                 if request.endpoint is Endpoint.EMBEDDINGS:
@@ -134,6 +133,8 @@ class OpenAIBackend:
                         return
             if not stream.complete:
                 raise self._http.broken("ended its stream without a finish")
+        finally:
+            await self._http.close(response, clock)
 
     def body(self, request: ChatRequest) -> dict[str, Any]:
         """What is sent: the client's own body where the wire is the same, made to fit."""

@@ -18,11 +18,14 @@ from collections.abc import Callable, Iterator
 import uvicorn
 
 from backends.speculative.session import MAX_MESSAGE
+from gateway.dialects import DIALECTS
+from gateway.hot_lane import lane
 from gateway.server import App
 
 logger = logging.getLogger("tandem.listen")
 
 GRACE_S = 30
+HOT = frozenset(DIALECTS)
 BACKLOG = 2048
 
 
@@ -89,7 +92,7 @@ class Listeners:
 def _config(app: App) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=lane(HOT),
         ws="websockets-sansio",
         ws_max_size=MAX_MESSAGE,
         ws_ping_interval=15.0,
@@ -97,6 +100,7 @@ def _config(app: App) -> uvicorn.Config:
         ws_per_message_deflate=False,
         lifespan="off",
         access_log=False,
+        proxy_headers=False,
         log_config=None,
         server_header=False,
         timeout_graceful_shutdown=GRACE_S,

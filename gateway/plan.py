@@ -94,7 +94,8 @@ class Planner:
         route = policy.choose(facts, kept)
         if route is None:
             raise Unavailable("No policy made a choice.", code="no_route")
-        route = replace(route, rejected=(*rejected, *route.rejected))
+        if rejected:
+            route = replace(route, rejected=(*rejected, *route.rejected))
         return Plan(zone=zone, facts=facts, route=route, counted=counted)
 
     async def _count(

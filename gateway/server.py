@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+import os
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -22,7 +22,7 @@ from gateway.core.errors import (
     TandemError,
     WrongMediaType,
 )
-from gateway.core.events import Document, Event, collect
+from gateway.core.events import Collector, Document
 from gateway.core.exchange import Caller, Exchange, Reply
 from gateway.core.routing import Tier
 from gateway.dialects.base import Answering, Dialect
@@ -41,6 +41,10 @@ Headers: TypeAlias = Mapping[str, str]
 
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 32 * 1024
+
+GONE = "tandem.gone"
+"""A key of the ASGI scope, where the server in front of us has it: takes a function, and calls it
+if the client leaves before its answer is whole. Elsewhere a task waits for `http.disconnect`."""
 
 
 class ClientGone(Exception):
@@ -126,6 +130,8 @@ class _Cycle:
         self._id = new_id()
         self._arrived = server._clock()
         self._started = False
+        self._ended = False
+        self._gone = False
         self._trace = False
 
     async def run(self) -> None:
@@ -134,18 +140,37 @@ class _Cycle:
         except TandemError as error:
             await self._fail(error)
             return
-        work = asyncio.create_task(self._answer(exchange))
-        gone = asyncio.create_task(self._until_gone())
+        task = asyncio.current_task()
+        assert task is not None
+        watch = self._watch(task)
         try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await self._answer(exchange)
+        except asyncio.CancelledError:
+            # Cancelled by the client's leaving, which has closed its upstream on the way here.
+            if not self._gone or task.uncancel():
+                raise
         finally:
-            # Whoever is left over ends here: the work because nobody listens any more, the watch
-            # because there is nothing to watch. Cancelling the work closes its upstream.
-            for task in (work, gone):
-                task.cancel()
-            await asyncio.gather(work, gone, return_exceptions=True)
-        if not work.cancelled():
-            work.result()
+            if watch is not None:
+                watch.cancel()
+
+    def _watch(self, task: asyncio.Task[Any]) -> asyncio.Task[None] | None:
+        """Have the work cancelled as soon as nobody listens any more."""
+
+        def leave() -> None:
+            self._gone = True
+            task.cancel()
+
+        async def until_gone() -> None:
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+            if not self._ended:
+                leave()
+
+        listen = self._scope.get(GONE)
+        if listen is not None:
+            listen(leave)
+            return None
+        return asyncio.create_task(until_gone())
 
     async def _read(self) -> Exchange:
         scope, server = self._scope, self._server
@@ -207,16 +232,12 @@ class _Cycle:
 
     async def _whole(self, exchange: Exchange, reply: Reply) -> None:
         raw: bytes | None = None
-
-        async def watched() -> AsyncIterator[Event]:
-            nonlocal raw
+        collector = Collector()
+        try:
             async for event in reply.events:
                 if isinstance(event, Document):
                     raw = event.frame
-                yield event
-
-        try:
-            completion = await collect(watched())
+                collector.add(event)
         except TandemError as error:
             await self._fail(error)
             return
@@ -225,6 +246,7 @@ class _Cycle:
             await self._fail(Internal("The gateway failed; its log says why."))
             return
         if raw is None:
+            completion = collector.completion()
             if completion.usage is None:
                 completion = replace(completion, usage=reply.record.usage)
             raw = self._dialect.encode(
@@ -265,15 +287,12 @@ class _Cycle:
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
 
     async def _body(self, data: bytes, *, more: bool = True) -> None:
+        self._ended = not more
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
-
-    async def _until_gone(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
 
 
 def new_id() -> str:
-    return "req_" + secrets.token_hex(12)
+    return "req_" + os.urandom(12).hex()
 
 
 def headers_of(scope: Scope) -> dict[str, str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any
 
 from gateway.core.chat import ChatRequest, Endpoint, Priority, Usage
@@ -125,7 +126,7 @@ class RecordDraft:
     speculation: dict[str, Any] | None = None
 
     def freeze(self) -> ExchangeRecord:
-        values = {name: getattr(self, name) for name in ExchangeRecord.__slots__}
+        values = dict(zip(_NAMES, _VALUES(self), strict=True))
         values["attempts"] = tuple(self.attempts)
         return ExchangeRecord(**values)
 
@@ -170,3 +171,7 @@ class ExchangeRecord:
     avoided_usd: float | None
     ignored: tuple[str, ...]
     speculation: dict[str, Any] | None
+
+
+_NAMES = tuple(each.name for each in fields(ExchangeRecord))
+_VALUES = attrgetter(*_NAMES)

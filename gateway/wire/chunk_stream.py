@@ -133,7 +133,7 @@ class ChunkStream:
         """
         self._sse.add(part)
         while not self.done:
-            event: Event | None = self._sse.take_known(self._known)
+            event = self._sse.take_known(self._known)
             if event is not None:
                 yield event
                 continue

@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
-T = TypeVar("T")
-Known: TypeAlias = Callable[[bytearray, int, int], tuple[int, T | None]]
+from gateway.core.events import Event
+
+Known: TypeAlias = Callable[[bytearray, int, int], tuple[int, Event | None]]
 
 DONE = b"[DONE]"
 """The data of the frame that ends an OpenAI stream."""
@@ -86,7 +87,7 @@ class SseDecoder:
         self._at = self._searched = end
         return self._frame(bytes(pending[start:end]))
 
-    def take_known(self, read: Known[T]) -> T | None:
+    def take_known(self, read: Known) -> Event | None:
         """What `read` makes of the bytes from the next frame's beginning on, and takes from them.
 
         `read` gets the buffer, where to begin and the longest frame allowed, and returns where the
