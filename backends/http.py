@@ -142,6 +142,7 @@ class HttpUpstream:
         self,
         *,
         name: str,
+        host: str,
         zone: Zone,
         transport: httpx.AsyncBaseTransport,
         api_key: str | None = None,
@@ -156,6 +157,7 @@ class HttpUpstream:
         self._secrets = (api_key,) if api_key else ()
         self._headers = httpx.Headers(
             [
+                ("host", host),
                 ("accept", "text/event-stream, application/json"),
                 ("accept-encoding", "identity"),
                 ("content-type", "application/json"),
@@ -284,9 +286,6 @@ class HttpUpstream:
     ) -> httpx.Request:
         headers = self._headers.copy()
         headers["content-length"] = str(len(body))
-        if "host" not in headers:
-            # The first address is nearly always the only one.
-            headers["host"] = url.netloc.decode("ascii")
         extensions: dict[str, Any] = {"timeout": self._limits}
         if fresh:
             extensions[FRESH] = True

@@ -57,6 +57,7 @@ class OpenAIBackend:
         self._urls = {path: self._api.join(path) for path in OWN_DIALECTS.values()}
         self._http = HttpUpstream(
             name=name,
+            host=self._api.netloc.decode("ascii"),
             zone=options.zone,
             transport=(resources.transport or default_transport)(),
             api_key=options.api_key.get_secret_value() if options.api_key else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import socket
@@ -97,6 +98,7 @@ async def serve(arguments: argparse.Namespace, env: Mapping[str, str]) -> None:
             stack.callback(private.close)
             apps.append((gateway.admin(), private))
         listeners = Listeners(gateway.drain)
+        collect_seldom()
         if arguments.fd is None:
             announce(gateway, found, sock.getsockname()[1], env)
         else:
@@ -147,6 +149,17 @@ def bound(arguments: argparse.Namespace, config: Config) -> socket.socket:
     except OSError as error:
         why = f"{host}:{port}: {error.strerror or error}; --host and --port choose another"
         raise OSError(error.errno, why) from None
+
+
+def collect_seldom() -> None:
+    """Leave what start-up made out of garbage collection, and collect the rest more rarely.
+
+    A request makes some hundred objects that die with it and hardly a cycle: by default every few
+    requests pay for a search among all modules, a sixth of the time that a request takes.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def leave_with_parent(listeners: Listeners) -> None:

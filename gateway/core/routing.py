@@ -32,11 +32,14 @@ class Zone(IntEnum):
 
     @property
     def label(self) -> str:
-        return self.name.lower()
+        return _LABELS[self]
 
     def admits(self, other: Zone) -> bool:
         """Whether a request of this zone may reach an upstream of the other."""
         return other <= self
+
+
+_LABELS = tuple(zone.name.lower() for zone in Zone)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

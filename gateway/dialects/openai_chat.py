@@ -38,6 +38,11 @@ READ = frozenset(
     "repeat_penalty repetition_penalty repeat_last_n dry_multiplier dry_base dry_allowed_length "
     "dry_penalty_last_n ignore_eos min_tokens".split()
 )
+ASKING = frozenset(
+    "tools functions response_format grammar parallel_tool_calls modalities logprobs "
+    "top_logprobs".split()
+)
+"""Fields that ask for an ability, by themselves or with the right value."""
 
 
 class OpenAIChat:
@@ -56,7 +61,8 @@ class OpenAIChat:
         if limit is None:
             limit = fields.integer(body, "max_tokens", 1)
         sampling, needs = shapes.sampling(body, max_tokens=limit)
-        sampling = replace(sampling, logprobs=_logprobs(body))
+        if (logprobs := _logprobs(body)) is not None:
+            sampling = replace(sampling, logprobs=logprobs)
         stream, include_usage = shapes.stream_options(body)
         messages = tuple(_messages(body, needs))
         return ChatRequest(
@@ -214,7 +220,9 @@ def _part(part: Any, at: str, needs: set[Feature]) -> str:
 
 
 def _abilities(body: Mapping[str, Any]) -> set[Feature]:
-    needs = set()
+    needs: set[Feature] = set()
+    if ASKING.isdisjoint(body):
+        return needs
     if fields.objects(body, "tools") or fields.objects(body, "functions"):
         needs.add(Feature.TOOLS)
     if body.get("tool_choice") not in (None, "none", "auto"):
@@ -236,6 +244,8 @@ def _abilities(body: Mapping[str, Any]) -> set[Feature]:
 
 def _logprobs(body: Mapping[str, Any]) -> int | None:
     """How many of the likeliest beside each token; None if none are asked for at all."""
+    if "logprobs" not in body and "top_logprobs" not in body:
+        return None
     top = fields.integer(body, "top_logprobs", 0, 20) or 0
     return top if fields.boolean(body, "logprobs") or top else None
 
