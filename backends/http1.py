@@ -69,8 +69,17 @@ class Http1Transport(httpx.AsyncBaseTransport):
             status,
             headers=headers,
             stream=_Body(connection),
-            extensions={"http_version": b"HTTP/1.1", "reason_phrase": reason},
+            extensions={
+                "http_version": b"HTTP/1.1",
+                "reason_phrase": reason,
+                "network_stream": connection,
+            },
         )
+
+    @property
+    def idle(self) -> int:
+        """Connections kept for a next request."""
+        return sum(map(len, self._idle.values()))
 
     async def aclose(self) -> None:
         self._closed = True
@@ -170,6 +179,10 @@ class _Connection(asyncio.Protocol):
         """Whether the answer has come whole and has been read."""
         return self._complete and not self._parts
 
+    def get_extra_info(self, name: str) -> Any:
+        """As httpcore's network streams have it; `socket` is the socket."""
+        return None if self._transport is None else self._transport.get_extra_info(name)
+
     async def ask(self, head: bytes, body: bytes) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
         """Send a request, wait for the head of its answer: status, reason, headers."""
         transport = self._transport
@@ -240,9 +253,10 @@ class _Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._keep = False
             if not self._complete:
                 self._fail(httpx.RemoteProtocolError("Server does not speak HTTP/1.1."))
-            return
+                return
         if self._silent > MAX_HEAD:
             self._fail(httpx.RemoteProtocolError("Server sent an endless head."))
             return
@@ -277,17 +291,24 @@ class _Connection(asyncio.Protocol):
 
     # What the parser calls.
 
+    def on_message_begin(self) -> None:
+        if self._complete:
+            self._keep = False  # a second answer, to nothing: it must not meet the next request
+
     def on_status(self, status: bytes) -> None:
-        self._reason = status
+        if not self._complete:
+            self._reason = status
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._status:
-            return  # a trailer
+            return  # a trailer, or a second answer's
         self._headers.append((name, value))
         if name.lower() in (b"content-length", b"transfer-encoding"):
             self._framed = True
 
     def on_headers_complete(self) -> None:
+        if self._complete:
+            return
         status = self._parser.get_status_code()
         if 100 <= status < 200:
             self._headers, self._framed = (
@@ -301,12 +322,14 @@ class _Connection(asyncio.Protocol):
             self._head.set_result(None)
 
     def on_body(self, body: bytes) -> None:
+        if self._complete:
+            return
         self._silent = 0
         self._size += len(body)
         self._parts.append(body)
 
     def on_message_complete(self) -> None:
-        if self._status:
+        if self._status and not self._complete:
             self._complete = True
             self._keep = self._parser.should_keep_alive()  # it forgets with the next byte
 

@@ -10,6 +10,9 @@ from typing import Any
 
 import uvicorn
 
+from gateway.hot_lane import lane
+from gateway.listen import HOT
+
 
 @asynccontextmanager
 async def serving(app: Any) -> AsyncIterator[str]:
@@ -17,6 +20,7 @@ async def serving(app: Any) -> AsyncIterator[str]:
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         app,
+        http=lane(HOT),
         lifespan="off",
         log_config=None,
         ws_per_message_deflate=False,

@@ -1,4 +1,4 @@
-"""The gateways that are measured: how each is started in front of the stub, on one core, one worker.
+"""The gateways that are measured: how each is started before the stub, one worker on one core.
 
 Peers live outside our environment, in `$TANDEM_PEERS` (default: the temporary folder's
 `tandem/peers`): `litellm/` and `vllm/` are virtual environments with `litellm[proxy]` and
