@@ -93,3 +93,24 @@ def test_prometheus_scrapes_the_admin_port() -> None:
     (where,) = job["static_configs"]
     assert where["targets"] == [f"127.0.0.1:{Server().admin_port}"]
     assert job["metrics_path"] == "/metrics"
+
+
+def test_nginx_takes_the_replicas_file(tmp_path: Path) -> None:
+    """nginx accepts deploy/nginx.conf as it is shipped."""
+    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    if program is None:
+        pytest.skip("nginx is not installed")
+    main = tmp_path / "nginx.conf"
+    site = ROOT / "deploy" / "nginx.conf"
+    folders = " ".join(
+        f"{kind}_temp_path {tmp_path};"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    main.write_text(
+        f"pid {tmp_path}/pid; error_log stderr; events {{}}\n"
+        f"http {{ access_log off; {folders} include {site}; }}\n"
+    )
+    checked = subprocess.run(
+        [program, "-t", "-c", str(main), "-p", str(tmp_path)], capture_output=True, text=True
+    )
+    assert checked.returncode == 0, checked.stderr

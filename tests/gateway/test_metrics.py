@@ -249,6 +249,18 @@ def test_no_request_can_make_the_scrape_grow() -> None:
     assert total == timed == 10_000
 
 
+def test_fifty_upstreams_fit_into_a_scrape() -> None:
+    """A gateway with 50 upstreams that have all seen everything renders under 3,000 lines."""
+    names = [f"upstream-{at}" for at in range(50)]
+    vitals = Vitals(in_flight=dict.fromkeys(names, 1), upstream_up=dict.fromkeys(names, True))
+    subject = Metrics(models=("auto",), upstreams=names, vitals=lambda: vitals, clock=FakeClock())
+    for outcome in OUTCOMES:
+        for name in names:
+            subject.observe(record(model=name, upstream=name, outcome=outcome))
+    body, _ = subject.render()
+    assert len(body.splitlines()) < 3000
+
+
 def test_every_declared_metric_is_rendered() -> None:
     """What is registered appears in a render, before any request came."""
     subject = metrics()
