@@ -205,9 +205,12 @@ class HttpUpstream:
     async def parts(self, response: httpx.Response, clock: Clock) -> AsyncGenerator[bytes, None]:
         """The body as it arrives, undecoded. Raises UpstreamBroken if it is cut."""
         reading = aiter(_stream(response))
+        step = reading.__anext__
         try:
-            while (part := await clock.wait(anext(reading, None))) is not None:
-                yield part
+            while True:
+                yield await clock.wait(step())
+        except StopAsyncIteration:
+            pass
         except httpx.TransportError as error:
             raise self._cut(error) from error
         finally:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import httptools
@@ -56,7 +56,9 @@ class Http1Transport(httpx.AsyncBaseTransport):
         url = request.url
         origin = (url.raw_scheme, url.host, url.port or (443 if url.scheme == "https" else 80))
         limits = request.extensions.get("timeout", {})
-        body = await request.aread()
+        given = request.stream
+        # Not Request.aread: a body that is there already needs no asynchronous walk.
+        body = b"".join(given) if isinstance(given, httpx.ByteStream) else await request.aread()
         connection = None if FRESH in request.extensions else self._kept(origin)
         if connection is None:
             connection = await self._connect(origin, limits.get("connect"))
@@ -340,10 +342,13 @@ class _Body(httpx.AsyncByteStream):
     def __init__(self, connection: _Connection) -> None:
         self._connection: _Connection | None = connection
 
-    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
-        connection = self._connection
-        while connection is not None and (part := await connection.read()):
-            yield part
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._connection is not None and (part := await self._connection.read()):
+            return part
+        raise StopAsyncIteration
 
     async def aclose(self) -> None:
         if self._connection is not None:

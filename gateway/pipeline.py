@@ -250,10 +250,12 @@ class Pipeline:
     ) -> None:
         """Keep an answer that ended well, under the upstream that gave it."""
         key = self._key(exchange, plan, upstream)
+        if self._cache is None or key is None:
+            return
         completion = collector.completion()
         ends = {choice.finish_reason for choice in completion.choices}
         whole = bool(ends) and ends <= STORABLE_ENDS
-        if self._cache is None or key is None or not (whole or completion.vectors):
+        if not (whole or completion.vectors):
             return
         entry = Entry(
             completion=replace(completion, usage=completion.usage or draft.usage),

@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import replace
+from itertools import chain
 from typing import Any, TypeAlias
 
 import orjson
@@ -301,7 +302,7 @@ def headers_of(scope: Scope) -> dict[str, str]:
     Raises BodyTooLarge: httptools itself accepts megabytes of headers (operations.md 0.5).
     """
     raw = scope["headers"]
-    if len(raw) > MAX_HEADERS or sum(len(k) + len(v) for k, v in raw) > MAX_HEADER_BYTES:
+    if len(raw) > MAX_HEADERS or sum(map(len, chain.from_iterable(raw))) > MAX_HEADER_BYTES:
         raise BodyTooLarge("The request's headers are too large.", code="headers_too_large")
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in raw}
 
