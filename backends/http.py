@@ -165,8 +165,8 @@ class HttpUpstream:
             ]
         )
         if api_key:
-        self._limits_seen = httpx.Headers(), 0.0
             self._headers["authorization"] = f"Bearer {api_key}"
+        self._limits_seen = httpx.Headers(), 0.0
         connect = self._timeouts.connect
         # Reads have no limit here: it would be per read, and `Clock` limits what matters.
         self._limits = {"connect": connect, "pool": connect, "read": None, "write": 30.0}
