@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, MutableMapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -25,19 +25,14 @@ _STATUS = httptools_impl.STATUS_LINE
 class _Arrivals:
     """What uvicorn's protocol knows as the request's Event: set when something has happened."""
 
-    __slots__ = ("_cycle", "_waiter", "gone")
+    __slots__ = ("_waiter",)
 
-    def __init__(self, cycle: LeanCycle) -> None:
-        self._cycle = cycle
+    def __init__(self) -> None:
         self._waiter: asyncio.Future[None] | None = None
-        self.gone: Callable[[], None] | None = None
 
     def set(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-        if self._cycle.disconnected and self.gone is not None:
-            gone, self.gone = self.gone, None
-            gone()
 
     async def wait(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()
@@ -48,17 +43,31 @@ class LeanCycle(RequestResponseCycle):
     """One request and its answer, whose headers are ours and need no second look."""
 
     def __init__(self, **given: Any) -> None:
-        given["message_event"] = arrivals = _Arrivals(self)
+        given["message_event"] = arrivals = _Arrivals()
         super().__init__(**given)
         self._arrivals = arrivals
         self._unread = True
         self._head = b""
+        self._gone: Callable[[], None] | None = None
         given["scope"][GONE] = self._when_gone
 
+    async def run_asgi(self, app: Any) -> None:
+        try:
+            await super().run_asgi(app)
+        finally:
+            # Else scope and cycle would hold each other, and wait for the garbage collector.
+            cast(dict[str, Any], self.scope).pop(GONE, None)
+            self._gone = None
+
+    def left(self) -> None:
+        """The connection is gone. Tells whoever asked, unless the answer was whole."""
+        if self.disconnected and self._gone is not None:
+            gone, self._gone = self._gone, None
+            gone()
+
     def _when_gone(self, call: Callable[[], None]) -> None:
-        self._arrivals.gone = call
-        if self.disconnected:
-            self._arrivals.set()
+        self._gone = call
+        self.left()
 
     async def receive(self) -> Any:
         if self.waiting_for_100_continue and not self.transport.is_closing():
@@ -131,6 +140,11 @@ class HotLane(HttpToolsProtocol):
     """uvicorn's protocol with a LeanCycle for requests to `hot` paths; `lane` makes it."""
 
     hot: frozenset[str] = frozenset()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if isinstance(self.cycle, LeanCycle):
+            self.cycle.left()
 
     def on_headers_complete(self) -> None:
         path = self.url.partition(b"?")[0].decode("latin-1")

@@ -14,7 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from backends.http1 import FRESH, HIGH_WATER, MAX_HEAD, Http1Transport
+from backends.http1 import FRESH, Http1Transport
+from backends.http1_connection import HIGH_WATER, MAX_HEAD
 from tests.fakes.upstream import Conversation, FakeUpstream, answer
 
 ONE_READ = 256 * 1024

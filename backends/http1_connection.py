@@ -1,0 +1,233 @@
+"""One HTTP/1.1 connection to an upstream: a request out, an answer in, and whether it can go on.
+
+Bytes go through httptools' parser. What is read waits here for its reader, at most so much of it;
+what is cut, ambiguous or endless is one of httpx's transport errors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Protocol, cast
+
+import httptools
+import httpx
+
+HIGH_WATER = 128 * 1024
+"""Bytes of a body that wait for their reader before the socket is no longer read. One read of the
+loop may add 256 KiB to that: with TLS the most that one stream holds."""
+
+MAX_HEAD = 64 * 1024
+"""Bytes that may come without any of them being body: heads, trailers, chunk extensions."""
+
+NO_CONTENT = frozenset({204, 304})
+
+
+Origin = tuple[bytes, str, int]
+"""Scheme, host, port."""
+
+
+class Pool(Protocol):
+    """Where a connection goes when its answer is read, and what hears of its end."""
+
+    def release(self, connection: Connection) -> None: ...
+
+    def lost(self, connection: Connection) -> None: ...
+
+
+class Connection(asyncio.Protocol):
+    """One socket, one answer at a time. The parser calls the `on_*` methods."""
+
+    def __init__(self, pool: Pool, origin: Origin) -> None:
+        self.origin = origin
+        self._pool = pool
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._head: asyncio.Future[None] | None = None
+        self._more: asyncio.Future[None] | None = None
+        self._gone = False
+        self._asked = False
+        self.idle_since = 0.0
+        self._error: httpx.TransportError | None = None
+        # This answer's.
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._reason = b""
+        self._status = 0
+        self._silent = 0
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._paused = False
+        self._framed = False
+        self._complete = False
+        self._keep = False
+
+    @property
+    def reusable(self) -> bool:
+        return not (self._asked or self._gone or self._error)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer has come whole and has been read."""
+        return self._complete and not self._parts
+
+    def get_extra_info(self, name: str) -> Any:
+        """As httpcore's network streams have it; `socket` is the socket."""
+        return None if self._transport is None else self._transport.get_extra_info(name)
+
+    async def ask(self, head: bytes, body: bytes) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
+        """Send a request, wait for the head of its answer: status, reason, headers."""
+        transport = self._transport
+        if transport is None or self._gone:
+            raise _unanswered()
+        self._asked = True
+        self._headers, self._status, self._silent = [], 0, 0
+        self._framed = self._complete = self._keep = False
+        self._head = self._loop.create_future()
+        # Not waited for until it has gone out: who does not read a request is a matter of the clock
+        # that runs while we wait for the answer, and an early answer (413) is taken at once.
+        if len(body) < 16384:
+            transport.write(head + body)
+        else:
+            transport.writelines((head, body))
+        await self._head
+        self._head = None
+        return self._status, self._reason, self._headers
+
+    async def read(self) -> bytes:
+        """What has come of the body since the last read; b"" at its end.
+
+        Raises httpx.TransportError when the body was cut, after what came before has been read.
+        """
+        while not self._parts:
+            if self._complete:
+                return b""
+            if self._error is not None:
+                raise self._error
+            self._more = self._loop.create_future()
+            try:
+                await self._more
+            finally:
+                self._more = None
+        parts = self._parts
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._parts = []
+        self._size = 0
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+        return data
+
+    def done(self) -> None:
+        """The reader has had enough. Only after a whole answer can the connection be kept."""
+        if self.complete and self._keep and not self._gone and self._error is None:
+            self._asked = False
+            self.idle_since = self._loop.time()
+            self._pool.release(self)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        if self._transport is not None and not self._gone:
+            # Not close(): what is still to be sent to somebody we no longer listen to can be lost.
+            self._transport.abort()
+
+    # What the loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are not its subclasses
+
+    def data_received(self, data: bytes) -> None:
+        if not self._asked or self._complete:
+            self._fail(httpx.RemoteProtocolError("Server sent more than its answer."))
+            return
+        self._silent += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._keep = False
+            if not self._complete:
+                self._fail(httpx.RemoteProtocolError("Server does not speak HTTP/1.1."))
+                return
+        if self._silent > MAX_HEAD:
+            self._fail(httpx.RemoteProtocolError("Server sent an endless head."))
+            return
+        if self._size > HIGH_WATER and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+        if self._more is not None and (self._parts or self._complete) and not self._more.done():
+            self._more.set_result(None)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._gone = True
+        self._pool.lost(self)
+        if self._head is not None:
+            self._fail(
+                _unanswered()
+                if not self._silent
+                else httpx.RemoteProtocolError("peer closed connection in the head")
+            )
+        elif self._asked and not self._complete:
+            if error is None and not self._framed:
+                self._complete = True  # a body without a length ends with its connection
+                self._wake()
+            else:
+                self._fail(httpx.RemoteProtocolError("peer closed connection in the body"))
+
+    def _fail(self, error: httpx.TransportError) -> None:
+        self._error = error
+        if self._head is not None and not self._head.done():
+            self._head.set_exception(error)
+        self._wake()
+        self.close()
+
+    def _wake(self) -> None:
+        if self._more is not None and not self._more.done():
+            self._more.set_result(None)
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            self._keep = False  # a second answer, to nothing: it must not meet the next request
+
+    def on_status(self, status: bytes) -> None:
+        if not self._complete:
+            self._reason = status
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._status:
+            return  # a trailer, or a second answer's
+        self._headers.append((name, value))
+        if name.lower() in (b"content-length", b"transfer-encoding"):
+            self._framed = True
+
+    def on_headers_complete(self) -> None:
+        if self._complete:
+            return
+        status = self._parser.get_status_code()
+        if 100 <= status < 200:
+            self._headers, self._framed = (
+                [],
+                False,
+            )  # 100 Continue, 103 Early Hints: the answer is still to come
+            return
+        self._status = status
+        self._framed = self._framed or status in NO_CONTENT
+        if self._head is not None and not self._head.done():
+            self._head.set_result(None)
+
+    def on_body(self, body: bytes) -> None:
+        if self._complete:
+            return
+        self._silent = 0
+        self._size += len(body)
+        self._parts.append(body)
+
+    def on_message_complete(self) -> None:
+        if self._status and not self._complete:
+            self._complete = True
+            self._keep = self._parser.should_keep_alive()  # it forgets with the next byte
+
+
+def _unanswered() -> httpx.RemoteProtocolError:
+    return httpx.RemoteProtocolError("Server disconnected without sending a response.")
