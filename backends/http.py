@@ -70,6 +70,7 @@ class Clock:
         self._waiting_for = f"no content within {first:g} s"
         # One timer for the attempt, which looks when it fires: a timer for each wait costs more
         # than the rest of relaying a chunk.
+        self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._due = math.inf
         self._waiting: asyncio.Task[Any] | None = None
@@ -87,7 +88,8 @@ class Clock:
 
     async def wait(self, step: Awaitable[T]) -> T:
         """Await one step of the upstream's. Raises UpstreamTimeout, having cancelled the step."""
-        task = asyncio.current_task()
+        # Given the loop: to find it, CPython 3.11 asks the kernel for our pid.
+        task = asyncio.current_task(self._loop)
         assert task is not None
         before = task.cancelling()
         self._waiting, self._fired = task, False
@@ -107,7 +109,7 @@ class Clock:
         self.stop()
         self._due = self._until
         left = min(self._until, self._deadline) - time.monotonic()
-        self._timer = asyncio.get_running_loop().call_later(max(left, 0.0), self._look)
+        self._timer = self._loop.call_later(max(left, 0.0), self._look)
 
     def _look(self) -> None:
         """Cancel whoever waits if the time is over; else come back when it may be."""

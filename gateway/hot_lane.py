@@ -17,6 +17,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from gateway.server import GONE
 
+FLUSH_AT = 64 * 1024
+"""Bytes of a body that are written at once, so that a slow client's buffer says so soon."""
+
 Message: TypeAlias = MutableMapping[str, Any]
 
 _STATUS = httptools_impl.STATUS_LINE
@@ -48,6 +51,9 @@ class LeanCycle(RequestResponseCycle):
         self._arrivals = arrivals
         self._unread = True
         self._head = b""
+        self._waiting: list[bytes] = []
+        self._size = 0
+        self._flush: asyncio.Handle | None = None
         self._gone: Callable[[], None] | None = None
         given["scope"][GONE] = self._when_gone
 
@@ -118,7 +124,30 @@ class LeanCycle(RequestResponseCycle):
         return head + b"\r\n"
 
     def _write_body(self, body: bytes, more: bool) -> None:
+        self._waiting.append(body)
+        self._size += len(body)
+        if more and self._size < FLUSH_AT:
+            # What is ready in this turn of the loop goes out in one write, and one chunk.
+            if self._flush is None:
+                self._flush = asyncio.get_running_loop().call_soon(self._write, True)
+            return
+        if self._flush is not None:
+            self._flush.cancel()
+        self._write(more)
+        if not more:
+            self.response_complete = True
+            self._arrivals.set()
+            if not self.keep_alive:
+                self.transport.close()
+            self.on_response()
+
+    def _write(self, more: bool) -> None:
+        self._flush = None
         head, self._head = self._head, b""
+        body = self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting)
+        self._waiting, self._size = [], 0
+        if self.disconnected or self.transport.is_closing():
+            return
         if not self.chunked_encoding:
             self.transport.write(head + body)
         elif body:
@@ -128,12 +157,6 @@ class LeanCycle(RequestResponseCycle):
             self.transport.write(head + b"0\r\n\r\n")
         elif head:
             self.transport.write(head)
-        if not more:
-            self.response_complete = True
-            self._arrivals.set()
-            if not self.keep_alive:
-                self.transport.close()
-            self.on_response()
 
 
 class HotLane(HttpToolsProtocol):
