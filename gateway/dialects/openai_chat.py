@@ -38,11 +38,6 @@ READ = frozenset(
     "repeat_penalty repetition_penalty repeat_last_n dry_multiplier dry_base dry_allowed_length "
     "dry_penalty_last_n ignore_eos min_tokens".split()
 )
-ASKING = frozenset(
-    "tools functions response_format grammar parallel_tool_calls modalities logprobs "
-    "top_logprobs".split()
-)
-"""Fields that ask for an ability, by themselves or with the right value."""
 
 
 class OpenAIChat:
@@ -221,7 +216,7 @@ def _part(part: Any, at: str, needs: set[Feature]) -> str:
 
 def _abilities(body: Mapping[str, Any]) -> set[Feature]:
     needs: set[Feature] = set()
-    if ASKING.isdisjoint(body):
+    if body.keys() <= shapes.PLAIN:
         return needs
     if fields.objects(body, "tools") or fields.objects(body, "functions"):
         needs.add(Feature.TOOLS)
