@@ -46,9 +46,9 @@ class _Member:
     hurt: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
-    def full(self) -> bool:
+    def limited(self) -> bool:
         """A local model has a queue of its own that knows its slots; nothing is learnt there."""
-        return self.backend.upstream.tier is Tier.CLOUD and self.limit.full
+        return self.backend.upstream.tier is Tier.CLOUD
 
 
 class Trial:
@@ -185,7 +185,10 @@ class Fleet:
         return tuple(
             Candidate(
                 upstream=m.backend.upstream,
-                healthy=m.health.ok and m.breaker.allows(now) and not m.full,
+                healthy=(
+                    m.health.ok and m.breaker.allows(now) and not (m.limited and m.limit.overfull)
+                ),
+                full=m.limited and m.limit.full,
                 in_flight=m.budget.active,
                 ttft_s=m.ttft_s,
                 rests_s=m.breaker.rests_for(now),

@@ -9,7 +9,7 @@ from router_policies.base import Settings
 
 
 class StaticPolicy:
-    """The alias's own order, those that are up first. Load does not change it."""
+    """The alias's own order, those that are up first, and of these those that are not full."""
 
     name = "static"
 
@@ -17,5 +17,5 @@ class StaticPolicy:
         pass
 
     def choose(self, facts: Facts, candidates: Sequence[Candidate]) -> Route | None:
-        ordered = sorted(candidates, key=lambda candidate: not candidate.healthy)
+        ordered = sorted(candidates, key=lambda c: (not c.healthy, c.full))
         return Route(candidates=tuple(ordered), reason="static")

@@ -143,7 +143,8 @@ class Candidate:
     """An upstream as it is right now: a moment of `fleet.snapshot()`.
 
     `rests_s`: seconds until one that is not healthy may be tried again, as far as anybody knows.
-    `probe`: it is not healthy, and still may be asked now if there is no other.
+    `probe`: it is not healthy, and still may be asked now if there is no other. `full`: others had
+    better be asked, more requests wait for it than it takes well.
     """
 
     upstream: Upstream
@@ -152,6 +153,7 @@ class Candidate:
     ttft_s: float | None = None
     rests_s: float = 0.0
     probe: bool = False
+    full: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,9 +11,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-FIRST = 20.0
+FIRST = 100.0
 LEAST = 20.0
-MOST = 200.0
+MOST = 1000.0
+OVERFULL = 2.0
+"""So many times the limit may wait where there is nobody else to ask."""
 SMOOTHING = 0.2
 WINDOW = 600
 TOLERANCE = 1.5
@@ -33,7 +35,13 @@ class ConcurrencyLimit:
 
     @property
     def full(self) -> bool:
+        """Others should be asked."""
         return self.waiting >= int(self.limit)
+
+    @property
+    def overfull(self) -> bool:
+        """Nobody more, whoever else there is: they would only wait longer than they are willing."""
+        return self.waiting >= int(self.limit * OVERFULL)
 
     def see(self, ttft_s: float) -> None:
         """An attempt got its first content; `waiting` still counts it."""
