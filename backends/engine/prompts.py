@@ -159,7 +159,11 @@ class Prompts:
     async def _spawn(self) -> None:
         if self._closed:
             raise EngineFailed("the engine is closed")
-        environment = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        environment = {
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            "GGML_NO_BACKTRACE": "1",
+        }
         try:
             child = await Child.spawn("backends.engine.prepare", str(self._path), environment)
         except OSError as error:
