@@ -21,15 +21,15 @@ from typing import Protocol
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import httpx  # noqa: E402 (the path above)
+import httpx
 
-from backends.engine.client import Engine  # noqa: E402
-from backends.engine.prompts import Prompts  # noqa: E402
-from backends.engine.protocol import Job  # noqa: E402
-from backends.engine.settings import EngineSettings  # noqa: E402
-from tests.bench import sse_load  # noqa: E402
-from tests.bench.cpu import cpu_seconds, tree_seconds  # noqa: E402
-from tests.fakes.process import Serving, clean_env, serve, workers  # noqa: E402
+from backends.engine.client import Engine
+from backends.engine.prompts import Prompts
+from backends.engine.protocol import Job
+from backends.engine.settings import EngineSettings
+from tests.bench import sse_load
+from tests.bench.cpu import cpu_seconds, tree_seconds
+from tests.fakes.process import Serving, clean_env, serve, workers
 
 ROOT = Path(__file__).resolve().parents[2]
 STARTS_WITHIN_S = 60
@@ -50,6 +50,9 @@ class Side(Protocol):
     def cpu(self) -> float:
         """CPU seconds so far, of all its processes."""
 
+    async def prepare(self, prompts: Sequence[str]) -> None:
+        """What is not to be measured."""
+
     async def run(self, prompts: Sequence[str], tokens: int) -> int:
         """Answer all prompts at once, greedily, exactly `tokens` each; content events seen."""
 
@@ -68,15 +71,19 @@ class EngineAlone:
         assert self.engine.pid is not None, self.engine.detail
         return cpu_seconds(self.engine.pid)
 
-    async def tokens(self, prompt: str) -> tuple[int, ...]:
-        if prompt not in self._tokens:
-            self._tokens[prompt] = await self._prompts.text(prompt)
+    async def prepare(self, prompts: Sequence[str]) -> None:
+        self._tokens = {prompt: await self._prompts.text(prompt) for prompt in prompts}
+
+    def tokens(self, prompt: str) -> tuple[int, ...]:
+        """Of a prompt that was prepared."""
         return self._tokens[prompt]
 
+    def prompt_tokens(self, prompt: str) -> int:
+        return len(self._tokens[prompt])
+
     async def run(self, prompts: Sequence[str], tokens: int) -> int:
-        asked = [await self.tokens(prompt) for prompt in prompts]
-        seen = await asyncio.gather(*(self._one(each, tokens) for each in asked))
-        return sum(seen)
+        asked = [self._tokens[prompt] for prompt in prompts]
+        return sum(await asyncio.gather(*(self._one(each, tokens) for each in asked)))
 
     async def _one(self, prompt: tuple[int, ...], tokens: int) -> int:
         events = 0
@@ -97,6 +104,9 @@ class Server:
 
     def cpu(self) -> float:
         return tree_seconds(self.pid)
+
+    async def prepare(self, prompts: Sequence[str]) -> None:
+        pass
 
     def body(self, prompt: str, tokens: int) -> dict[str, object]:
         return {"model": self.model, "prompt": prompt, "max_tokens": tokens, "temperature": 0}
