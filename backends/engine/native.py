@@ -201,7 +201,8 @@ class Context:
 
     `batch` bounds the rows of one decode, `outputs` those of them whose logits are wanted.
     `unified`: sequences share all `cells`; otherwise each of `sequences` has its equal part, in
-    which its tokens always lie in order, whatever other sequences do.
+    which its tokens always lie in order, whatever other sequences do. Rows that lie in neighbouring
+    parts are computed together: a gap between the sequences of a batch divides it.
     """
 
     def __init__(
@@ -235,6 +236,7 @@ class Context:
         if not self._context:
             raise LoadFailed(f"llama.cpp could not make a context: {last_words()}")
         self._memory = C.llama_get_memory(self._context)
+        self._unified = unified
         self.batch, self.outputs, self.vocab = batch, outputs, model.tokens
         self.cells: int = C.llama_n_ctx(self._context)
         # numpy owns the arrays that the C struct points to: filling it is five slice assignments
@@ -283,8 +285,15 @@ class Context:
         C.llama_memory_seq_rm(self._memory, sequence, start, end)
 
     def copy(self, source: int, target: int, end: int) -> None:
-        """Share the cells of positions below `end`. Unified cells only: split ones would abort."""
-        C.llama_memory_seq_cp(self._memory, source, target, 0, end)
+        """Let `target`, which is empty, hold what `source` holds at positions below `end`.
+
+        Unified cells are shared. From part to part llama.cpp would copy whole parts, at the next
+        decode; a state is as long as the sequence, and is copied now.
+        """
+        if self._unified:
+            C.llama_memory_seq_cp(self._memory, source, target, 0, end)
+        elif self.restore(target, self.state(source)):
+            self.remove(target, end)
 
     def state(self, sequence: int) -> memoryview:
         """All that a sequence's cells hold, as llama.cpp writes it."""

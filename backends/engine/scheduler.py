@@ -123,7 +123,9 @@ class Limits:
 
     `batch` bounds a decode's rows, `verify` the draft tokens of one pass (0: none, the model cannot
     forget). `chunk` is how much of prompts a step takes while others generate, and the chunk of
-    strict prompts. `cached` bounds the ended sequences that stay in their cells (0: none), and
+    strict prompts. `parts`: each slot's cells are its own, so there are as many sequences as slots,
+    and what has ended stays in slots that nobody needs; otherwise `cached` sequences more.
+    `cached` bounds the ended sequences that stay in their cells (0: none), and
     `reuse` is the shortest beginning worth sharing. `optimism` is the share of `max_tokens` that an
     admission reserves; strict sequences, which cannot be parked, reserve all. `scores` bounds the
     rows of a scored prompt in one decode, each of which has its logits.
@@ -137,9 +139,14 @@ class Limits:
     verify: int = 8
     queue: int = 64
     cached: int = 0
+    parts: bool = False
     reuse: int = 16
     optimism: float = 1.0
     scores: int = 8
+
+    @property
+    def sequences(self) -> int:
+        return self.slots if self.parts else self.slots + self.cached
 
 
 GROWTH = 32
@@ -259,7 +266,7 @@ class Scheduler:
         self._slots: dict[int, Slot] = {}
         self._parked: list[Slot] = []
         self._prefixes = PrefixCache()
-        self._free = list(range(limits.slots + limits.cached))
+        self._free = list(range(limits.sequences))
         self._news: list[Output] = []
         self.stats = Stats()
 

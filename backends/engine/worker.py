@@ -165,37 +165,41 @@ def load(settings: EngineSettings) -> tuple[native.Model, native.Context, Limits
     slots = settings.slots
     if settings.strict and not model.rewinds:
         raise native.LoadFailed("strict needs a model whose sequences can be rewound")
+    context = settings.context or model.trained
+    whole = context * slots
+    # Each sequence has a part of the cells to itself, or all share them. Shared, every row looks at
+    # everybody's cells, kept ones too, so it is only for a pool that is less than a context each.
+    # Strict results need parts (design.md).
+    parts = settings.strict or (model.rewinds and not 0 < settings.cells < whole)
     limits = Limits(
-        context=settings.context or model.trained,
-        cells=settings.cells or (settings.context or model.trained) * slots,
+        context=context,
+        cells=whole if parts else settings.cells or whole,
         slots=slots,
+        parts=parts,
         batch=settings.batch,
         chunk=min(settings.chunk, settings.batch),
         verify=min(settings.verify, settings.batch // slots - 1) if model.rewinds else 0,
         queue=settings.queue,
-        # Shared cells are unified cells, and a parked sequence is one that was rewound.
+        # A parked sequence is one that was rewound, and so is one whose beginning is reused.
         cached=0 if settings.strict or not model.rewinds else settings.cached,
         optimism=1.0 if settings.strict or not model.rewinds else settings.optimism,
     )
-    # Split, each sequence has its part of the cells in its own order; unified, all share them.
-    # Strict results need the first (design.md), so there a part must hold a whole context.
     padded = -(-limits.context // 256) * 256
-    cells = padded * slots if settings.strict else max(limits.cells, padded)
     # llama.cpp reserves a row of logits for each sequence, and aborts where it may not.
-    outputs = max(slots * (limits.verify + 1), slots + limits.cached)
-    context = native.Context(
+    outputs = max(slots * (limits.verify + 1), limits.sequences)
+    cells = native.Context(
         model,
-        cells=cells,
-        sequences=slots + limits.cached,
+        cells=padded * slots if parts else max(limits.cells, padded),
+        sequences=limits.sequences,
         batch=settings.batch,
         outputs=outputs,
         threads=settings.threads,
         flash_attention=settings.flash_attention,
-        unified=not settings.strict,
+        unified=not parts,
         offload=settings.gpu_layers > 0,
         kv=settings.kv,
     )
-    return model, context, replace(limits, scores=min(outputs, limits.batch))
+    return model, cells, replace(limits, scores=min(outputs, limits.batch))
 
 
 def snapshots(settings: EngineSettings) -> Snapshots | None:
