@@ -50,7 +50,7 @@ from tests.fakes.process import workers  # noqa: E402
 
 STORIES = ROOT.parent / "shared" / "models" / "stories260K-q8_0.gguf"
 CONTEXT = 512
-BIG = (Load(1, 48, 2), Load(4, 48), Load(8, 48), Load(16, 48))
+BIG = (Load(1, 48), Load(4, 48), Load(8, 32), Load(16, 32))
 TINY = (Load(1, 200, 4), Load(4, 200, 2), Load(8, 200), Load(16, 200))
 HTTP, ENGINE, CORE, PYTHON = "tandem http", "tandem engine", "xllamacpp", "llama_cpp.server"
 MODELS = ("q8_0", "q4_0", "stories")
