@@ -68,7 +68,10 @@ class Answer:
             self._logprobs += tuple(map(_logprob, entries))
 
     def _charged(self, delta: TextDelta) -> TextDelta:
-        charged = replace(delta, tokens=self._tokens, logprobs=self._logprobs)
+        # Not `replace`: that costs more than the rest of this class, for every token.
+        charged = TextDelta(
+            text=delta.text, choice=delta.choice, tokens=self._tokens, logprobs=self._logprobs
+        )
         self._tokens, self._logprobs = 0, ()
         return charged
 

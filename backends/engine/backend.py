@@ -106,6 +106,7 @@ class LlamaCppOptions(Options):
     `max_tokens` caps an answer whose client sets no limit. `prepare_s` bounds the rendering and
     tokenizing of one prompt. `kv` is the type of the KV cells: q8_0 takes 0.53 of f16's memory,
     q4_0 0.28; both need flash attention and a head size that is a multiple of 32.
+    `flash_attention`: by default on, but for models whose heads are very small.
     `sha256` pins the file: another one under its name, or a damaged one, is not loaded. Of a split
     model it is the digest over its parts' digests.
     `raw_grammars`: whether clients may send GBNF of their own; a hostile
@@ -131,7 +132,7 @@ class LlamaCppOptions(Options):
     gpu_layers: int = Field(default=0, ge=0)
     strict: bool = False
     kv: Literal["f16", "q8_0", "q4_0"] = "f16"
-    flash_attention: bool = True
+    flash_attention: bool | None = None
     max_tokens: int | None = Field(default=None, ge=1)
     default_temperature: float = Field(default=1.0, ge=0)
     queue: int = Field(default=64, ge=1)

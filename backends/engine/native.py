@@ -106,6 +106,16 @@ class Model:
         return not (C.llama_model_is_recurrent(self._model) or C.llama_model_is_hybrid(self._model))
 
     @property
+    def head(self) -> int:
+        """Numbers in a head's key, as far as the file tells; 0 if it does not."""
+        architecture = self.meta("general.architecture")
+        own = self.meta(f"{architecture}.attention.key_length")
+        if own.isdecimal():
+            return int(own)
+        heads = C.llama_model_n_head(self._model)
+        return int(C.llama_model_n_embd(self._model)) // heads if heads > 0 else 0
+
+    @property
     def description(self) -> str:
         buffer = ctypes.create_string_buffer(256)
         C.llama_model_desc(self._model, buffer, 256)

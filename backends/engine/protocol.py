@@ -196,7 +196,7 @@ class Output:
         output = dict(zip(_OUTPUT, values, strict=True))
         output["tokens"] = tuple(output["tokens"])
         output["prediction"] = tuple(output["prediction"])
-        output["logprobs"] = logprobs.unpack(output["logprobs"])
+        output["logprobs"] = logprobs.unpack(output["logprobs"]) if output["logprobs"] else ()
         return cls(**output)
 
 

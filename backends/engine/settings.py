@@ -16,7 +16,8 @@ class EngineSettings:
     (0: a whole context for each slot). `verify` bounds the draft tokens of one pass: below 64 wide,
     where llama.cpp's attention takes another path and other bits (design.md). `cached`: ended
     sequences kept for prompts that begin alike; `optimism`: the share of `max_tokens` that an
-    admission reserves. Strict engines do neither. `snapshots` is the descriptor of the memory for
+    admission reserves. Strict engines do neither. `flash_attention` None: on, but for heads that
+    are too small for it to pay. `snapshots` is the descriptor of the memory for
     evicted sequences (-1: none), which the worker inherits. `memory`: bytes of address space that
     the worker may take beyond its empty self (0: as many as there are). `speculate`: whether the
     worker drafts for itself: off, auto (where it pays) or always; `draft` is the file of a model
@@ -36,7 +37,7 @@ class EngineSettings:
     cached: int = 16
     optimism: float = 0.25
     strict: bool = False
-    flash_attention: bool = True
+    flash_attention: bool | None = None
     kv: str = "f16"
     gpu_layers: int = 0
     snapshots: int = -1

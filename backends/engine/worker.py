@@ -194,12 +194,25 @@ def load(settings: EngineSettings) -> tuple[native.Model, native.Context, Limits
         batch=settings.batch,
         outputs=outputs,
         threads=settings.threads,
-        flash_attention=settings.flash_attention,
+        flash_attention=flash_attention(settings, model),
         unified=not parts,
         offload=settings.gpu_layers > 0,
         kv=settings.kv,
     )
     return model, cells, replace(limits, scores=min(outputs, limits.batch))
+
+
+SMALL_HEAD = 16
+"""Numbers in a key below which flash attention costs more than it saves: it goes through the cells
+one by one, 1.5 to 2 times slower at 8, no difference at 32 (design.md)."""
+
+
+def flash_attention(settings: EngineSettings, model: native.Model) -> bool:
+    """As configured; else off for very small heads, unless something else depends on it."""
+    if settings.flash_attention is not None:
+        return settings.flash_attention
+    small = 0 < model.head < SMALL_HEAD
+    return not small or settings.strict or settings.kv != "f16"
 
 
 def snapshots(settings: EngineSettings) -> Snapshots | None:
@@ -253,7 +266,8 @@ def _require_kv(settings: EngineSettings) -> None:
         found = shape(gguf.read(Path(settings.model)))
     except gguf.GgufError as error:
         raise native.LoadFailed(str(error)) from error
-    why = memory.quantized_kv_refusal(found, settings.kv, settings.kv, settings.flash_attention)
+    flash = settings.flash_attention is not False
+    why = memory.quantized_kv_refusal(found, settings.kv, settings.kv, flash)
     if why:
         raise native.LoadFailed(why)
 

@@ -20,6 +20,7 @@ from gateway.core.errors import EngineFailed
 from gateway.discovery import gguf_files
 
 STREAMS = (1, 4, 8, 16)
+FLASH = {None: "as it pays", True: "on", False: "off"}
 
 
 class NoModel(Exception):
@@ -106,7 +107,7 @@ def chosen(arguments: argparse.Namespace) -> LlamaCppOptions:
 def table(settings: EngineSettings, report: EngineReport) -> list[str]:
     lines = [
         f"{Path(settings.model).name}: {settings.threads} threads, KV {settings.kv}, flash "
-        f"attention {'on' if settings.flash_attention else 'off'}, {settings.gpu_layers} layers on "
+        f"attention {FLASH[settings.flash_attention]}, {settings.gpu_layers} layers on "
         f"a GPU; loaded in {report.load_s:.1f} s",
         f"load average {_load()}: what else runs here makes these smaller",
         "",

@@ -41,7 +41,9 @@ print(json.dumps((row - np.logaddexp.reduce(row)).tolist()))
 
 @asynccontextmanager
 async def running(path: Path, *, strict: bool = False) -> AsyncIterator[Engine]:
-    engine = Engine(EngineSettings(model=str(path), strict=strict))
+    # What the tests compare with is computed with flash attention.
+    settings = EngineSettings(model=str(path), strict=strict, flash_attention=True)
+    engine = Engine(settings)
     try:
         await engine.start()
         assert engine.ready is not None, engine.detail
