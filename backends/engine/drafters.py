@@ -101,7 +101,7 @@ def _draft_model(settings: EngineSettings, target: native.Model, limits: Limits)
         batch=settings.batch,
         outputs=limits.slots,
         threads=settings.threads,
-        flash_attention=settings.flash_attention,
+        flash_attention=settings.flash(model.head),
         unified=True,
         offload=settings.gpu_layers > 0,
     )

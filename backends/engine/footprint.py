@@ -16,6 +16,7 @@ from backends.engine.gguf import Gguf
 from backends.engine.memory import Context, Memory, memory
 from backends.engine.pooling import ENCODERS, room_for
 from backends.engine.settings import EngineSettings
+from backends.engine.shape import shape
 
 GIB = 1 << 30
 MARGIN = 3
@@ -33,9 +34,9 @@ def footprint(head: Gguf, settings: EngineSettings, draft: Gguf | None = None) -
     """
     parts = []
     if settings.generates:
-        parts.append(memory(head, _generating(settings)))
+        parts.append(memory(head, _generating(head, settings)))
         if draft is not None:
-            parts.append(memory(draft, _drafting(settings)))
+            parts.append(memory(draft, _drafting(draft, settings)))
     if settings.pooling is not None:
         embedding = memory(head, _embedding(settings))
         if head.architecture in ENCODERS:
@@ -54,32 +55,27 @@ def footprint(head: Gguf, settings: EngineSettings, draft: Gguf | None = None) -
     )
 
 
-def _cells(settings: EngineSettings) -> int:
-    return max(settings.cells or settings.context * settings.slots, settings.context)
-
-
-def _generating(settings: EngineSettings) -> Context:
-    cached = 0 if settings.strict else settings.cached
+def _generating(head: Gguf, settings: EngineSettings) -> Context:
     verify = min(settings.verify, max(1, settings.batch // settings.slots) - 1)
     return Context(
-        cells=_cells(settings),
-        sequences=settings.slots + cached,
+        cells=settings.pool,
+        sequences=settings.sequences,
         batch=settings.batch,
-        outputs=max(settings.slots * (verify + 1), settings.slots + cached),
+        outputs=max(settings.slots * (verify + 1), settings.sequences),
         kv_key=settings.kv,
         kv_value=settings.kv,
-        unified=not settings.strict,
-        flash_attention=settings.flash_attention,
+        unified=not settings.parts,
+        flash_attention=settings.flash(shape(head).key),
     )
 
 
-def _drafting(settings: EngineSettings) -> Context:
+def _drafting(draft: Gguf, settings: EngineSettings) -> Context:
     return Context(
-        cells=_cells(settings),
+        cells=max(settings.cells or settings.context * settings.slots, settings.context),
         sequences=settings.slots,
         batch=settings.batch,
         outputs=settings.slots,
-        flash_attention=settings.flash_attention,
+        flash_attention=settings.flash(shape(draft).key),
     )
 
 
@@ -95,7 +91,7 @@ def _embedding(settings: EngineSettings) -> Context:
         sequences=room.sequences,
         batch=room.rows,
         outputs=room.rows,
-        flash_attention=settings.flash_attention,
+        flash_attention=settings.flash_attention is not False,
     )
 
 

@@ -9,6 +9,10 @@ from pathlib import Path
 
 from backends.engine.pooling import Pooling
 
+SMALL_HEAD = 16
+"""Below it flash attention costs more than it saves: it goes through the cells one by one. 1.5 to 2
+times slower at 8 numbers, no difference at 32 (design.md)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
@@ -47,6 +51,32 @@ class EngineSettings:
     generates: bool = True
     pooling: Pooling | None = None
     whole: bool = False
+
+    @property
+    def parts(self) -> bool:
+        """Whether each sequence has a part of the cells to itself. `context` must be known.
+
+        Where all share them every row looks at everybody's cells, kept ones too, so that is only
+        for a pool that is not a context for each. Strict results need parts (design.md).
+        """
+        return self.strict or self.cells in (0, self.context * self.slots)
+
+    @property
+    def pool(self) -> int:
+        """Cells to ask llama.cpp for: it rounds up to 256, each part for itself."""
+        padded = -(-self.context // 256) * 256
+        return padded * self.slots if self.parts else max(self.cells, padded)
+
+    @property
+    def sequences(self) -> int:
+        """With parts, what has ended stays in slots that nobody needs; else in its own places."""
+        return self.slots if self.parts else self.slots + self.cached
+
+    def flash(self, head: int) -> bool:
+        """Whether to use flash attention for heads of so many numbers (0: not known)."""
+        if self.flash_attention is not None:
+            return self.flash_attention
+        return not 0 < head < SMALL_HEAD or self.strict or self.kv != "f16"
 
     def json(self) -> str:
         return json.dumps(asdict(self))

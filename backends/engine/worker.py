@@ -165,17 +165,13 @@ def load(settings: EngineSettings) -> tuple[native.Model, native.Context, Limits
     slots = settings.slots
     if settings.strict and not model.rewinds:
         raise native.LoadFailed("strict needs a model whose sequences can be rewound")
-    context = settings.context or model.trained
-    whole = context * slots
-    # Each sequence has a part of the cells to itself, or all share them. Shared, every row looks at
-    # everybody's cells, kept ones too, so it is only for a pool that is less than a context each.
-    # Strict results need parts (design.md).
-    parts = settings.strict or (model.rewinds and not 0 < settings.cells < whole)
+    settings = replace(settings, context=settings.context or model.trained)
+    whole = settings.context * slots
     limits = Limits(
-        context=context,
-        cells=whole if parts else settings.cells or whole,
+        context=settings.context,
+        cells=whole if settings.parts else settings.cells or whole,
         slots=slots,
-        parts=parts,
+        parts=settings.parts,
         batch=settings.batch,
         chunk=min(settings.chunk, settings.batch),
         verify=min(settings.verify, settings.batch // slots - 1) if model.rewinds else 0,
@@ -184,35 +180,21 @@ def load(settings: EngineSettings) -> tuple[native.Model, native.Context, Limits
         cached=0 if settings.strict or not model.rewinds else settings.cached,
         optimism=1.0 if settings.strict or not model.rewinds else settings.optimism,
     )
-    padded = -(-limits.context // 256) * 256
     # llama.cpp reserves a row of logits for each sequence, and aborts where it may not.
-    outputs = max(slots * (limits.verify + 1), limits.sequences)
+    outputs = max(slots * (limits.verify + 1), settings.sequences)
     cells = native.Context(
         model,
-        cells=padded * slots if parts else max(limits.cells, padded),
-        sequences=limits.sequences,
+        cells=settings.pool,
+        sequences=settings.sequences,
         batch=settings.batch,
         outputs=outputs,
         threads=settings.threads,
-        flash_attention=flash_attention(settings, model),
-        unified=not parts,
+        flash_attention=settings.flash(model.head),
+        unified=not settings.parts,
         offload=settings.gpu_layers > 0,
         kv=settings.kv,
     )
     return model, cells, replace(limits, scores=min(outputs, limits.batch))
-
-
-SMALL_HEAD = 16
-"""Numbers in a key below which flash attention costs more than it saves: it goes through the cells
-one by one, 1.5 to 2 times slower at 8, no difference at 32 (design.md)."""
-
-
-def flash_attention(settings: EngineSettings, model: native.Model) -> bool:
-    """As configured; else off for very small heads, unless something else depends on it."""
-    if settings.flash_attention is not None:
-        return settings.flash_attention
-    small = 0 < model.head < SMALL_HEAD
-    return not small or settings.strict or settings.kv != "f16"
 
 
 def snapshots(settings: EngineSettings) -> Snapshots | None:
@@ -244,7 +226,7 @@ def load_embedder(settings: EngineSettings, model: native.Model) -> Embedder | N
         model,
         room,
         threads=settings.threads,
-        flash_attention=settings.flash_attention,
+        flash_attention=settings.flash_attention is not False,
         offload=offload,
     )
     try:

@@ -102,7 +102,12 @@ def _memory(gguf: Gguf, found: Shape, slots: int) -> list[str]:
 def context(tokens: int, slots: int, kind: str) -> Context:
     """A context as our worker makes it: whole contexts for all slots, drafts of up to 8 tokens."""
     return Context(
-        cells=tokens * slots, sequences=slots, outputs=9 * slots, kv_key=kind, kv_value=kind
+        cells=-(-tokens // 256) * 256 * slots,
+        sequences=slots,
+        outputs=9 * slots,
+        kv_key=kind,
+        kv_value=kind,
+        unified=False,
     )
 
 
