@@ -101,8 +101,9 @@ class LlamaCppOptions(Options):
 
     `model`: a GGUF file, relative to the model folder, or `bundled:draft` or `bundled:target`.
     `context` bounds one request, in tokens (default: as trained, at most 4096); `cells` all that
-    run at once (default: `context` for each of `slots`). `strict` gives results that do not depend
-    on who else is served, for up to twice the computation, and needs the memory of full `cells`.
+    run at once (default: `context` for each of `slots`, in a part of its own; any other number is
+    one pool, which is slower the fuller it is). `strict` gives results that do not depend on who
+    else is served, for up to twice the computation, and needs the memory of full `cells`.
     `max_tokens` caps an answer whose client sets no limit. `prepare_s` bounds the rendering and
     tokenizing of one prompt. `kv` is the type of the KV cells: q8_0 takes 0.53 of f16's memory,
     q4_0 0.28; both need flash attention and a head size that is a multiple of 32.

@@ -40,11 +40,15 @@ def prompts(count: int, seed: str, words: int = 45) -> list[str]:
 
 @dataclass(slots=True)
 class Figures:
-    """(side, streams) → tokens per CPU-second, a value for each round; `front`, in microseconds a
-    token, is what the gateway spends outside the worker."""
+    """(side, streams) → tokens per CPU-second, a value for each round.
+
+    `front`, in microseconds a token, is what the gateway spends outside the worker, the requests'
+    beginnings included; `streamed` is without them: a token beyond the first, at most streams.
+    """
 
     rates: dict[tuple[str, int], list[float]] = field(default_factory=dict)
     front: dict[int, list[float]] = field(default_factory=dict)
+    streamed: list[float] = field(default_factory=list)
 
     def ratio(self, ours: str, theirs: str, streams: int) -> list[float]:
         both = zip(self.rates[ours, streams], self.rates[theirs, streams], strict=True)
@@ -69,6 +73,9 @@ async def measure(sides: Sequence[Side], loads: Sequence[Load], rounds: int, see
         for load in loads:
             for side in sides:
                 await _one(side, load, f"{seed} {number}", figures if number else Figures())
+        for side in sides:
+            if number and isinstance(side, Gateway):
+                await _beyond_the_first(side, loads[-1], f"{seed} {number} first", figures)
     return figures
 
 
@@ -84,6 +91,14 @@ async def _one(side: Side, load: Load, seed: str, figures: Figures) -> None:
     if isinstance(side, Gateway):
         each = (side.front() - front) / load.generated * 1e6
         figures.front.setdefault(load.streams, []).append(each)
+
+
+async def _beyond_the_first(side: Gateway, load: Load, seed: str, figures: Figures) -> None:
+    before = side.front()
+    await side.run(prompts(load.streams, seed), 1)
+    beginnings = (side.front() - before) * 1e6
+    whole = figures.front[load.streams][-1] * load.generated / load.times
+    figures.streamed.append((whole - beginnings) / (load.streams * (load.tokens - 1)))
 
 
 def told(values: Sequence[float]) -> str:
