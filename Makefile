@@ -1,3 +1,5 @@
+BENCHES := overhead engine shared_prefix local_speculation embeddings memory faults scrape
+
 .PHONY: help setup serve demo test test-all check format bench train-demo-pair
 .DEFAULT_GOAL := help
 BIN := .venv/bin
@@ -36,7 +38,7 @@ format:  ## rewrite the formatting
 	$(BIN)/ruff check --fix .
 
 bench: setup  ## the figures this project holds itself to, printed beside its peers
-	@for file in tests/bench/[a-z]*.py; do $(BIN)/python $$file $(ARGS) || exit 1; done
+	@for name in $(BENCHES); do $(BIN)/python tests/bench/$$name.py $(ARGS) || exit 1; done
 
 train-demo-pair:  ## train the bundled model pair anew (hours; torch in an environment of its own)
 	@python3 -m venv .venv-train
