@@ -1,6 +1,6 @@
 """When a worker that has ended is started again. Pure: the clock is passed in.
 
-    ended ──▶ waiting 0.5, 1, 2 … 30 s ──▶ next try
+    ended ──▶ waiting 0.1, 1, 2 … 30 s ──▶ next try
       │ third time within a minute: quarantined, a minute
       │ fifth time within ten minutes: held, ten minutes
       ▼
@@ -16,7 +16,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+BACKOFF_S = (0.1, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+"""The first is near to nothing: requests wait, and most often it was one bad moment."""
 STEADY_S = 60.0
 """A worker that was up for so long has proved itself: the next end is a first one again."""
 QUARANTINE_AFTER, QUARANTINE_WINDOW_S, QUARANTINE_S = 3, 60.0, 60.0

@@ -18,7 +18,7 @@ def crash_loop(restarts: Restarts, times: int, *, now: float = 0.0) -> list[tupl
 
 
 def test_back_off_grows_while_ends_are_rare_enough() -> None:
-    """0.5, 1, 2 … 30 s, as long as no rule shuts: here each worker lives for forty seconds."""
+    """0.1, 1, 2 … 30 s, as long as no rule shuts: here each worker lives for forty seconds."""
     restarts, now, pauses = Restarts(), 0.0, []
     for _ in range(4):
         now += 40.0
@@ -29,9 +29,9 @@ def test_back_off_grows_while_ends_are_rare_enough() -> None:
 def test_a_worker_that_was_steady_begins_anew() -> None:
     """After a minute of service an end costs half a second again."""
     restarts = Restarts()
-    assert restarts.ended(0.0, 0.0).seconds == 0.5
+    assert restarts.ended(0.0, 0.0).seconds == 0.1
     assert restarts.ended(1.0, 0.0).seconds == 1.0
-    assert restarts.ended(100.0, STEADY_S).seconds == 0.5
+    assert restarts.ended(100.0, STEADY_S).seconds == 0.1
 
 
 def test_three_ends_in_a_minute_are_a_quarantine() -> None:
@@ -40,7 +40,7 @@ def test_three_ends_in_a_minute_are_a_quarantine() -> None:
     states = [pause.state for _, pause in crash_loop(restarts, 4)]
     assert states == ["waiting", "waiting", "quarantined", "quarantined"]
     again = restarts.ended(1000.0, STEADY_S)
-    assert (again.state, again.seconds) == ("waiting", 0.5)
+    assert (again.state, again.seconds) == ("waiting", 0.1)
 
 
 def test_five_ends_in_ten_minutes_hold_it_open() -> None:
