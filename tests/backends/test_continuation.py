@@ -281,7 +281,7 @@ def test_never_beyond_the_zone() -> None:
 
 
 def test_before_the_first_word_it_is_a_fallback() -> None:
-    """A first that fails, or ends without a word, is replaced; what is no upstream's fault is not."""
+    """A first that fails, or says nothing, is replaced; after a fault of the client's nobody is."""
     for failing in ([CUT], [Frame()], [Frame(), CUT]):
         second = part("b", *saying("y"))
         events, error = run(heard(going_on(part("a", *failing), second), asked()))
@@ -303,7 +303,7 @@ def test_a_whole_answer_needs_nobody() -> None:
 
 
 def test_what_the_limits_leave() -> None:
-    """Told tokens are taken from max_tokens exactly, untold ones by their bytes; the rest is kept."""
+    """Told tokens are taken from max_tokens, untold ones by their bytes; the rest is kept."""
     sampling = Sampling(temperature=0.5, seed=7, max_tokens=20, min_tokens=10)
     body = {"max_tokens": None, "max_completion_tokens": 20, "min_tokens": 10, "seed": 7}
     for said, left in ((TextDelta(text="x" * 40, tokens=4), 16), (TextDelta(text="x" * 41), 9)):

@@ -1,4 +1,4 @@
-"""Going on through the real OpenAIBackend: every cut of a stream, every way of asking for the rest."""
+"""Going on through the real OpenAIBackend: every cut of a stream, every way of asking on."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ WAYS = {"vllm": False, "groq": False, "llama-server": False, "mistral": True, "s
 @pytest.mark.parametrize("silent", [False, True])
 @pytest.mark.parametrize("kind", WAYS)
 def test_every_byte_of_a_stream(kind: str, silent: bool) -> None:
-    """Wherever a stream is reset or ends, in a character or an event, nothing is lost or doubled."""
+    """Reset or ended anywhere, in a character or an event: nothing is lost, nothing doubled."""
     pieces = ["Grüße,", "  \n", "\nein ", "🦆", " sagt", ":\t", "ha", " ha", " ha ha ha ha \n"]
     asked = request(Endpoint.CHAT)
     probe = Server(pieces)
