@@ -44,6 +44,9 @@ log = logging.getLogger(__name__)
 
 MOST_CONTINUATIONS = 2
 """Upstreams asked to go on with one answer, whether they did or not."""
+REST_S = 5.0
+"""So long one that failed is asked last, unless it named a time itself: its breaker does not hear
+of what the client never saw, and each answer would wait for it again."""
 
 
 class ContinuationOptions(Options):
@@ -102,6 +105,7 @@ class ContinuationBackend:
         self._options = options
         self._parts = {part: part_of(resources.backends, part, name) for part in options.of}
         self._clock = clock
+        self._rests_until: dict[str, float] = {}
 
     @classmethod
     def parts(cls, options: Options) -> tuple[str, ...]:
@@ -124,7 +128,7 @@ class ContinuationBackend:
             )
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncGenerator[Event, None]:
-        reachable = [p for p in self._parts.values() if call.zone.admits(p.upstream.zone)]
+        reachable = [p for p in self._by_rest() if call.zone.admits(p.upstream.zone)]
         if not reachable:
             raise LocalUnavailable(f"No upstream of {self._name!r} lies in the request's zone.")
         waiting, asked = list(reachable), request
@@ -139,6 +143,7 @@ class ContinuationBackend:
             except TandemError as error:
                 if answer.finished:
                     return  # the answer is whole: how its upstream ends is nobody's concern
+                self._rest(turn.part.upstream.name, error)
                 if turn.spoke:
                     waiting = self._who_goes_on(turn, reachable, answer, call, error)
                     if not waiting:
@@ -194,6 +199,17 @@ class ContinuationBackend:
                         yield replace(event, frame=None)
         if not turn.spoke:
             raise UpstreamBroken(f"{turn.part.upstream.name!r} ended before it said anything.")
+
+    def _by_rest(self) -> list[Backend]:
+        """As configured, those that rest behind the others."""
+        now = self._clock()
+        return sorted(
+            self._parts.values(), key=lambda p: self._rests_until.get(p.upstream.name, now) > now
+        )
+
+    def _rest(self, name: str, error: TandemError) -> None:
+        if error.retryable:
+            self._rests_until[name] = self._clock() + (error.retry_after or REST_S)
 
     def _who_goes_on(
         self,

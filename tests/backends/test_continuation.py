@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -46,10 +48,13 @@ def part(name: str, *script: Step, **changes: object) -> ScriptedBackend:
     return ScriptedBackend(upstream(name, **facts), script)
 
 
-def going_on(*parts: ScriptedBackend, **options: object) -> ContinuationBackend:
+def going_on(
+    *parts: ScriptedBackend, clock: Callable[[], float] = time.monotonic, **options: object
+) -> ContinuationBackend:
     names = tuple(each.upstream.name for each in parts)
     made = ContinuationOptions(kind="continuation", of=names, **options)  # type: ignore[arg-type]
-    return ContinuationBackend("on", made, Resources(backends=dict(zip(names, parts, strict=True))))
+    resources = Resources(backends=dict(zip(names, parts, strict=True)))
+    return ContinuationBackend("on", made, resources, clock=clock)
 
 
 def asked(**changes: object) -> ChatRequest:
@@ -125,9 +130,12 @@ def test_the_record_tells() -> None:
     first = part("a", TextDelta(text="x" * 40), CUT, price=dear)
     usage = Usage(prompt_tokens=30, completion_tokens=7)
     second = part("b", *saying("y", usage=usage), price=cheap, tier=Tier.LOCAL)
-    harness = Harness([going_on(first, second)], cache=True)  # type: ignore[list-item]
+    now = itertools.count(step=60.0)
+    backend = going_on(first, second, clock=lambda: next(now))
+    harness = Harness([backend], cache=True)  # type: ignore[list-item]
     for _ in range(2):  # nothing of it is kept
         assert run(harness.answer()) == "x" * 40 + "y"
+    assert len(harness.records) == 2
     for record in harness.records:
         tried = [(attempt.upstream, attempt.result) for attempt in record.attempts]
         assert tried == [("on", "ok"), ("a", "cut")]
@@ -291,6 +299,20 @@ def test_before_the_first_word_it_is_a_fallback() -> None:
     _, error = run(heard(going_on(part("a", UpstreamRejected("no")), second), asked()))
     assert isinstance(error, UpstreamRejected)
     assert second.calls == []
+
+
+def test_who_failed_is_asked_last_for_a_while() -> None:
+    """Answers after a cut do not wait for the same upstream, until it has rested."""
+    now = 0.0
+    first = part("a", TextDelta(text="x"), CUT)
+    second = part("b", *saying("y"))
+    backend = going_on(first, second, clock=lambda: now)
+    for _ in range(2):
+        run(heard(backend, asked()))
+    assert (len(first.calls), len(second.calls)) == (1, 2)
+    now = 5.1
+    run(heard(backend, asked()))
+    assert len(first.calls) == 2
 
 
 def test_a_whole_answer_needs_nobody() -> None:
