@@ -14,10 +14,12 @@ from typing import Any, ClassVar, Final
 import httpx
 import orjson
 
+from backends import prefix
 from backends.base import Health, Options, Resources
 from backends.discovery import Served, served
 from backends.http import HttpUpstream, default_transport
 from backends.openai_options import OpenAIOptions
+from backends.profiles import Continuation
 from backends.rate_limits import RateLimits
 from backends.rate_limits import read as read_limits
 from gateway.core.chat import ChatRequest, Endpoint, Feature
@@ -64,6 +66,7 @@ class OpenAIBackend:
             timeouts=options.timeouts,
             max_body_bytes=options.max_body_bytes,
         )
+        self._goes_on, self._repeats = options.goes_on()
         self._learned = not self.profile.self_hosted
         self._upstream = Upstream(
             name=name,
@@ -78,6 +81,7 @@ class OpenAIBackend:
             carries_body=True,
             honours=self.profile.honoured,
             ignores=self.profile.ignored_for(options.model),
+            continues=self._continued(),
         )
         self._gate = self.profile.gate(self._upstream.features)
 
@@ -100,7 +104,12 @@ class OpenAIBackend:
         if not self._learned:
             await self._learn()
 
-    async def stream(self, request: ChatRequest, call: Call) -> AsyncGenerator[Event, None]:
+    def stream(self, request: ChatRequest, call: Call) -> AsyncGenerator[Event, None]:
+        if request.continues:
+            return prefix.rest(self._said(request, call), request, repeats=self._repeats)
+        return self._said(request, call)
+
+    async def _said(self, request: ChatRequest, call: Call) -> AsyncGenerator[Event, None]:
         if not self._upstream.model:
             raise UpstreamUnreachable(
                 f"Upstream {self._upstream.name!r} has not said yet which model it serves."
@@ -145,6 +154,8 @@ class OpenAIBackend:
         body["model"] = self._upstream.model
         if request.endpoint is Endpoint.EMBEDDINGS and not self.profile.base64:
             body.pop("encoding_format", None)  # what comes is floats, and made what was asked for
+        if request.continues:
+            prefix.ask(body, request, self._goes_on)
         for theirs, ours in self.profile.renames.items():
             if theirs in body:
                 body[ours] = body.pop(theirs)
@@ -208,6 +219,11 @@ class OpenAIBackend:
 
     def _corrected(self, features: frozenset[Feature]) -> frozenset[Feature]:
         return (features | set(self.options.extra_features)) - set(self.options.without_features)
+
+    def _continued(self) -> frozenset[Endpoint]:
+        """A text goes on as a longer prompt; a chat only where the server has a way to say so."""
+        chat = self._goes_on is not Continuation.NONE
+        return frozenset({Endpoint.COMPLETION, Endpoint.CHAT} if chat else {Endpoint.COMPLETION})
 
     def _url(self, request: ChatRequest) -> httpx.URL:
         path = OWN_DIALECTS.get(request.dialect)

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, SecretStr, field_validator, model_valida
 from backends.base import Options
 from backends.http import Timeouts
 from backends.prices import listed_price
-from backends.profiles import PROFILES, Profile, profile_for
+from backends.profiles import PROFILES, Continuation, Profile, profile_for
 from gateway.core.chat import Feature
 from gateway.core.routing import Price
 
@@ -19,7 +19,8 @@ class OpenAIOptions(Options):
     """A config entry of kind openai, companion, or one that is called as its profile is.
 
     `profile` names the provider where kind and address do not tell; `extra_features` and
-    `without_features` correct it for one model (`images` for a vision model on vLLM).
+    `without_features` correct it for one model (`images` for a vision model on vLLM), and
+    `continuation` says how it goes on with an answer that somebody else began.
     """
 
     # A wrong key must not show up in the sentence that says it is wrong.
@@ -31,6 +32,7 @@ class OpenAIOptions(Options):
     profile: str | None = None
     extra_features: tuple[Feature, ...] = ()
     without_features: tuple[Feature, ...] = ()
+    continuation: Continuation | None = None
     timeouts: Timeouts = Timeouts()
     max_event_bytes: int = Field(default=1024 * 1024, gt=0)
     max_body_bytes: int = Field(default=32 * 1024 * 1024, gt=0)
@@ -86,3 +88,13 @@ class OpenAIOptions(Options):
 
     def facts(self) -> Profile:
         return profile_for(self.kind, self.base_url, self.profile)
+
+    def goes_on(self) -> tuple[Continuation, bool]:
+        """How it goes on with a chat answer, and whether it may say the beginning again."""
+        facts = self.facts()
+        if self.continuation is not None:
+            return self.continuation, self.continuation is not facts.continuation or (
+                facts.repeats_prefix
+            )
+        here = (self.base_url or facts.base_url or "").endswith(facts.continues_at)
+        return (facts.continuation if here else Continuation.NONE), facts.repeats_prefix

@@ -23,11 +23,12 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from backends.base import Backend, Health, Options, Resources, part_of
+from backends.combined import any_health, combined, most_tokens
 from gateway.core.chat import ChatRequest, Feature, Usage
 from gateway.core.errors import TandemError, UpstreamBroken
 from gateway.core.events import Answered, Event, Finish, PartReport, is_content
 from gateway.core.exchange import Call
-from gateway.core.routing import Tier, Upstream, Zone
+from gateway.core.routing import Tier, Upstream
 
 UNKNOWN_S = 1.0
 """How long to wait for the first before its habits are known."""
@@ -87,7 +88,6 @@ class RaceBackend:
     ) -> None:
         self._name = name
         self._options = options
-        self._zone = options.zone if "zone" in options.model_fields_set else Zone.MACHINE
         self._parts = {part: part_of(resources.backends, part, name) for part in options.of}
         self._clock = clock
         self._begun_after: deque[float] = deque(maxlen=SAMPLES)
@@ -100,25 +100,7 @@ class RaceBackend:
 
     @property
     def upstream(self) -> Upstream:
-        """What all of them can do, in the widest zone of theirs: any may see the prompt."""
-        parts = [part.upstream for part in self._parts.values()]
-        known = [part.honours for part in parts if part.honours is not None]
-        contexts = [part.context for part in parts if part.context is not None]
-        return Upstream(
-            name=self._name,
-            kind=self._options.kind,
-            tier=Tier.LOCAL if all(part.tier is Tier.LOCAL for part in parts) else Tier.CLOUD,
-            zone=max(self._zone, *(part.zone for part in parts)),
-            model=parts[0].model,
-            revision="+".join(f"{part.model}@{part.revision}" for part in parts),
-            context=self._options.context or min(contexts, default=None),
-            features=frozenset.intersection(*(part.features for part in parts)),
-            price=self._options.price_or_listed(),
-            watts=self._options.watts,
-            carries_body=all(part.carries_body for part in parts),
-            honours=frozenset.intersection(*known) if known else None,
-            ignores=frozenset[str]().union(*(part.ignores for part in parts)),
-        )
+        return combined(self._name, self._options, self._parts.values())
 
     async def start(self) -> None:
         """Nothing: the parts start themselves."""
@@ -250,15 +232,10 @@ class RaceBackend:
         return sum(cost for _, cost in self._spent) < cap
 
     async def count(self, request: ChatRequest) -> int | None:
-        """The most that any of them counts: it has to fit wherever it goes."""
-        counts = [await part.count(request) for part in self._parts.values()]
-        return max((count for count in counts if count is not None), default=None)
+        return await most_tokens(self._parts.values(), request)
 
     async def health(self) -> Health:
-        looks = [await part.health() for part in self._parts.values()]
-        if any(look.ok for look in looks):
-            return Health(ok=True)
-        return Health(ok=False, detail="; ".join(look.detail for look in looks))
+        return await any_health(self._parts.values())
 
     async def aclose(self) -> None:
         """Nothing: the parts are not this backend's."""

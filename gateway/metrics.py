@@ -38,7 +38,7 @@ OUTCOMES = frozenset(
     "ok client_error upstream_error timeout shed cancelled truncated policy_blocked "
     "internal".split()
 )
-CLASSES = frozenset("2xx 4xx 429 5xx connect reset timeout protocol refused cancelled".split())
+CLASSES = frozenset("2xx 4xx 429 5xx connect reset timeout protocol refused cancelled cut".split())
 REASONS = frozenset(
     "none pin rule static learned sticky fallback budget capacity locality cache".split()
 )

@@ -218,7 +218,8 @@ class Pipeline:
             )
             self._close(draft, exchange, permit, error)
             await opened.stream.aclose()
-        if wish.write and not collector.overflowed:
+        # Two upstreams' answer is not what either would have said: nobody else shall get it.
+        if wish.write and not collector.overflowed and not draft.continued:
             await self._keep(exchange, plan, opened.upstream, collector, draft)
 
     async def _replay(

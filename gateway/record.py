@@ -70,6 +70,7 @@ def to_json(record: ExchangeRecord) -> dict[str, Any]:
             "rejected_prediction_tokens": usage.rejected_prediction_tokens,
             "estimated": usage.estimated,
         },
+        "continued": record.continued,
         "finish_reason": record.finish_reason,
         "outcome": record.outcome,
         "error": record.error,

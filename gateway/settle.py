@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 from gateway.core.chat import ChatRequest, Usage
@@ -35,6 +36,7 @@ class Tally:
         self.finish_reason: str | None = None
         self.finished = False
         self.usage: Usage | None = None
+        self.own: Usage | None = None
         self.speculation: dict[str, Any] | None = None
         self.answered: Upstream | None = None
         self.parts: list[PartReport] = []
@@ -52,12 +54,12 @@ class Tally:
                 self.finished = True
                 self.finish_reason = event.reason
             case UsageReport():
-                self.usage = event.usage
+                self.usage, self.own = event.usage, event.own or event.usage
             case Document():
                 self.finished = True
                 choices = event.completion.choices
                 self.finish_reason = choices[0].finish_reason if choices else None
-                self.usage = event.completion.usage
+                self.usage = self.own = event.completion.usage
             case Answered():
                 self.answered = event.upstream
             case PartReport():
@@ -91,8 +93,12 @@ def note_outcome(
     energy: Energy,
 ) -> None:
     """Tokens, cost and energy of an answer, whole or cut short: what was used is paid for."""
-    usage = tally.usage or _estimate(request, collector)
-    draft.usage = usage
+    usage, own = tally.usage, tally.own
+    if usage is None or own is None:
+        begun = reduce(Usage.plus, (part.usage for part in tally.parts), Usage())
+        own = _estimate(request, collector, begun.completion_tokens)
+        usage = own.plus(begun)
+    draft.usage = own
     draft.finish_reason = tally.finish_reason
     draft.speculation = tally.speculation
     draft.inter_token_s = tally.inter_token_s(usage.completion_tokens)
@@ -100,6 +106,8 @@ def note_outcome(
     draft.upstream_model, draft.tier = answered.model, answered.tier
     draft.energy_j, draft.energy_estimated = energy(upstream, seconds)
     note_cost(draft, answered)
+    draft.usage = usage
+    draft.continued = sum(part.result == "cut" for part in tally.parts)
     for part in tally.parts:
         draft.attempts.append(
             Attempt(upstream=part.upstream, result=part.result, seconds=part.seconds)
@@ -150,11 +158,11 @@ def result_of(error: BaseException | None) -> str:
             return "internal"
 
 
-def _estimate(request: ChatRequest, collector: Collector) -> Usage:
-    """Usage that nobody reported, marked as a guess."""
+def _estimate(request: ChatRequest, collector: Collector, others: int) -> Usage:
+    """Usage that nobody reported, marked as a guess. `others` said so many tokens of the answer."""
     said = sum(len(choice.text.encode()) for choice in collector.completion().choices)
     return Usage(
         prompt_tokens=-(-request.text_bytes // BYTES_PER_TOKEN),
-        completion_tokens=-(-said // BYTES_PER_TOKEN),
+        completion_tokens=max(0, -(-said // BYTES_PER_TOKEN) - others),
         estimated=True,
     )

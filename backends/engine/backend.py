@@ -196,6 +196,7 @@ class LlamaCppBackend:
             features=self._features,
             price=options.price_or_listed(),
             watts=options.watts,
+            continues=frozenset({Endpoint.CHAT, Endpoint.COMPLETION}),
         )
 
     @property
@@ -337,10 +338,15 @@ class LlamaCppBackend:
             return await self._infill(request)
         if request.endpoint is Endpoint.CHAT:
             turns = [turn(m.role, m.text, m.raw) for m in request.messages]
-            return await self.prompts.chat(turns, offered_tools(request)), 0
-        if isinstance(request.prompt, tuple):
-            return self._checked(request.prompt), 0
-        return await self.prompts.text(request.prompt) or self._beginning(), 0
+            prompt = await self.prompts.chat(turns, offered_tools(request))
+        elif isinstance(request.prompt, tuple):
+            prompt = self._checked(request.prompt)
+        else:
+            prompt = await self.prompts.text(request.prompt) or self._beginning()
+        if request.continues:
+            # By itself, so that the prompt's tokens stay what they were when the answer began.
+            prompt += await self.prompts.plain(request.continues, "messages")
+        return prompt, 0
 
     def job(
         self,

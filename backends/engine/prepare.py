@@ -204,6 +204,22 @@ class Preparer:
     def text(self, prompt: str) -> list[int]:
         return self._tokenize(prompt, special=True)
 
+    def following(self, text: str) -> list[int]:
+        """Text in the middle of a sequence: as a model would have said it."""
+        raw = text.encode("utf-8", "replace")
+        tokens = self._plain(text)
+        if b"".join(map(self._model.piece, tokens)) == raw:
+            return tokens
+        # Vocabularies of the SentencePiece kind put a blank before the first word of a text; after
+        # a line break they do not.
+        anchored = self._plain("\n" + text)
+        before = b""
+        for at, token in enumerate(anchored):
+            if before.lstrip(b" ") == b"\n":
+                return anchored[at:]
+            before += self._model.piece(token)
+        return tokens
+
     def infill(
         self, prefix: str, suffix: str, snippets: list[tuple[str, str]], room: int, batch: int
     ) -> tuple[list[int], int]:
@@ -239,7 +255,7 @@ class Preparer:
             case "text":
                 return {"tokens": self.text(request["text"])}
             case "plain":
-                return {"tokens": self._plain(request["text"])}
+                return {"tokens": self.following(request["text"])}
             case "infill":
                 snippets = [(name, text) for name, text in request["snippets"]]
                 tokens, cut = self.infill(

@@ -102,6 +102,9 @@ class Profile:
     by itself. `usage_paths`: where a chunk may report it. `reports_cost`: its usage says what the
     answer cost. `limit_windows`: what its rate-limit headers count over, where they do not say.
 
+    `continues_at`: the end of the only address at which it takes a prefix. `repeats_prefix`: an
+    answer that goes on with a prefix may say that prefix first.
+
     `legacy_models`: name prefixes that /completions serves; () is every model. `self_hosted`: an
     operator's own server, which may be asked what it serves; `health_path` is then polled, relative
     to the server's root. `versioned`: the API is always at `{root}/v1`, however the operator wrote
@@ -127,6 +130,8 @@ class Profile:
     reports_cost: bool = False
     reasoning: Reasoning = Reasoning.NONE
     continuation: Continuation = Continuation.NONE
+    continues_at: str = ""
+    repeats_prefix: bool = False
     limit_windows: Mapping[Kind, str] = field(default_factory=lambda: NO_WINDOWS)
     legacy_models: tuple[str, ...] = ()
     self_hosted: bool = False

@@ -77,6 +77,7 @@ OPENROUTER = Profile(
     reasoning=Reasoning.FIELD,
     continuation=Continuation.TRAILING,
     embeddings=EMBEDS,
+    repeats_prefix=True,  # as the provider behind it does
 )
 
 TOGETHER = Profile(
@@ -123,7 +124,7 @@ PERPLEXITY = Profile(
 MISTRAL = Profile(
     # "Chat Completion" reference: 422 on any member that it does not name, `stream_options` too;
     # the finishing chunk has usage by itself. An assistant's last message needs prefix: true.
-    # † the list of what it names; num_cached_tokens; thoughts as parts.
+    # † the list of what it names; num_cached_tokens; thoughts as parts; the answer has the prefix.
     name="mistral",
     base_url="https://api.mistral.ai/v1",
     features=BASIC | {F.N, F.SEED, F.PENALTIES},
@@ -139,6 +140,7 @@ MISTRAL = Profile(
     reasoning=Reasoning.PARTS,
     continuation=Continuation.PREFIX,
     embeddings=EMBEDS,
+    repeats_prefix=True,
 )
 
 DEEPSEEK = Profile(
@@ -154,6 +156,7 @@ DEEPSEEK = Profile(
     model_ignores=(("deepseek-reasoner", frozenset({"temperature", "top_p"})),),
     reasoning=Reasoning.CONTENT,
     continuation=Continuation.PREFIX,
+    continues_at="/beta",
 )
 
 CLOUDS = (

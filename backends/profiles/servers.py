@@ -139,7 +139,8 @@ LMSTUDIO = Profile(
 
 LLAMA_SERVER = Profile(
     # † llama.cpp, tools/server README. A last message of the assistant's is continued unless
-    # --no-prefill-assistant. Unknown members are dropped.
+    # --no-prefill-assistant; versions differ in whether they say it again. Unknown members are
+    # dropped.
     name="llama-server",
     features=BASIC
     | {F.COMPLETION, F.TOKEN_PROMPT, F.LOGPROBS, F.LOGIT_BIAS, F.TOP_K, F.MIN_P, F.SEED}
@@ -156,6 +157,7 @@ LLAMA_SERVER = Profile(
     ),
     reasoning=Reasoning.CONTENT,
     continuation=Continuation.TRAILING,
+    repeats_prefix=True,
     self_hosted=True,
     health_path="/health",
     versioned=True,

@@ -153,6 +153,10 @@ class ChatRequest:
     that dialect sends it on with as little changed as it can, which is how fields that we do not
     understand are carried through. `inputs` are the texts to embed, or their token ids;
     `dimensions` is how long their vectors shall be, None for as long as the model makes them.
+
+    `continues` is the beginning of the answer, which somebody else wrote and the client already
+    has: only what follows it is to be said. No client asks for it; who does has looked at
+    `Upstream.continues` first.
     """
 
     endpoint: Endpoint
@@ -161,6 +165,7 @@ class ChatRequest:
     messages: tuple[Message, ...] = ()
     prompt: str | tuple[int, ...] = ""
     suffix: str | None = None
+    continues: str = ""
     snippets: tuple[Snippet, ...] = ()
     inputs: tuple[str | tuple[int, ...], ...] = ()
     dimensions: int | None = None
@@ -182,7 +187,7 @@ class ChatRequest:
             return len(self.prompt)
         if self.inputs:
             return sum(map(input_bytes, self.inputs))
-        texts = [self.prompt, self.suffix or ""]
+        texts = [self.prompt, self.suffix or "", self.continues]
         texts += [message.text for message in self.messages]
         texts += [snippet.text + snippet.filename for snippet in self.snippets]
         return sum(map(utf8_length, texts))
@@ -210,6 +215,23 @@ class Usage:
     @property
     def total_tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
+
+    def plus(self, other: Usage) -> Usage:
+        """Both together, as sure as the less sure of them."""
+        costs = [cost for cost in (self.cost_usd, other.cost_usd) if cost is not None]
+        return Usage(
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+            cut_tokens=self.cut_tokens + other.cut_tokens,
+            cost_usd=sum(costs) if costs else None,
+            accepted_prediction_tokens=self.accepted_prediction_tokens
+            + other.accepted_prediction_tokens,
+            rejected_prediction_tokens=self.rejected_prediction_tokens
+            + other.rejected_prediction_tokens,
+            estimated=self.estimated or other.estimated,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,10 +81,12 @@ class UsageReport:
     """The upstream's token count.
 
     `alone` says that its frame holds nothing else, so that it can be withheld from a client
-    that did not ask for usage.
+    that did not ask for usage. `own` is the share of who answers now, where others
+    began the answer.
     """
 
     usage: Usage
+    own: Usage | None = None
     alone: bool = True
     frame: bytes | None = None
 
@@ -115,7 +117,7 @@ class SpeculationReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """Of a combined backend: which of its parts answers, before that says anything."""
+    """Of a combined backend: which of its parts answers from here on, before it says anything."""
 
     upstream: Upstream
     frame: bytes | None = None
@@ -123,16 +125,17 @@ class Answered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartReport:
-    """Of a combined backend: how an attempt at a part that does not answer ended.
+    """Of a combined backend: how an attempt at a part that does not answer to the end ended.
 
     `result` is failed, empty, cancelled or cut; `cost_usd` what it costs all the same, None if
-    nobody knows.
+    nobody knows. Who was cut has said the beginning of the answer, and `usage` is its share.
     """
 
     upstream: str
     result: str
     seconds: float
     cost_usd: float | None = 0.0
+    usage: Usage = Usage()
     frame: bytes | None = None
 
 

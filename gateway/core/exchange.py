@@ -88,7 +88,8 @@ class RecordDraft:
 
     Times are seconds; `ttft_s` counts from arrival to the first content. `avoided_usd` is what a
     cache hit saved; `cost_estimated` says that it rests on guessed tokens or joules; `ignored` are
-    request fields that did not reach the model or do nothing there.
+    request fields that did not reach the model or do nothing there. `continued`: so often somebody
+    else went on with an answer that was cut.
     """
 
     id: str
@@ -108,6 +109,7 @@ class RecordDraft:
     cache: str = "bypass"
     attempts: list[Attempt] = field(default_factory=list)
     usage: Usage = Usage()
+    continued: int = 0
     finish_reason: str | None = None
     outcome: str = "internal"
     error: str | None = None
@@ -155,6 +157,7 @@ class ExchangeRecord:
     cache: str
     attempts: tuple[Attempt, ...]
     usage: Usage
+    continued: int
     finish_reason: str | None
     outcome: str
     error: str | None

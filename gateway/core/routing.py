@@ -10,7 +10,7 @@ from datetime import date
 from enum import IntEnum, StrEnum
 from typing import Any, TypeAlias
 
-from gateway.core.chat import Feature, Usage
+from gateway.core.chat import Endpoint, Feature, Usage
 
 
 class Tier(StrEnum):
@@ -102,7 +102,8 @@ class Upstream:
     request fields which we do not read still reach the model's server; elsewhere they are announced
     as ignored. `honours` are the fields that have an effect there, None where nobody knows them
     all; `ignores` are fields that have none. `bits` is what a weight takes in the model's file,
-    None where nobody says.
+    None where nobody says. `continues`: the kinds of answer that it goes on with once somebody else
+    has begun them (`ChatRequest.continues`).
     """
 
     name: str
@@ -121,6 +122,7 @@ class Upstream:
     honours: frozenset[str] | None = None
     ignores: frozenset[str] = frozenset()
     bits: float | None = None
+    continues: frozenset[Endpoint] = frozenset()
 
     def cost_of(self, usage: Usage, joules: float | None = None) -> float | None:
         """USD for one answer, or None if it is not known: never silently zero.

@@ -116,6 +116,13 @@ async def racing(kind: str) -> AsyncIterator[Backend]:
         yield build(kind, Resources(backends=parts), of=("first", "second"))
 
 
+@asynccontextmanager
+async def going_on(kind: str) -> AsyncIterator[Backend]:
+    async with over_http("vllm") as first, over_http("vllm") as second:
+        parts = {"first": first, "second": second}
+        yield build(kind, Resources(backends=parts), of=("first", "second"))
+
+
 def build(kind: str, resources: Resources, **options: Any) -> Backend:
     cls = load(BACKENDS, kind, what="kind")
     return cls(kind, cls.options_model(kind=kind, **options), resources)  # type: ignore[no-any-return]
@@ -124,6 +131,7 @@ def build(kind: str, resources: Resources, **options: Any) -> Backend:
 HARNESS: dict[str, Callable[[str], AbstractAsyncContextManager[Backend]]] = {
     **{kind: over_http for kind, path in BACKENDS.items() if path.startswith("backends.openai:")},
     "llama_cpp": on_llama_cpp,
+    "continuation": going_on,
     "race": racing,
     "speculative": speculating,
 }
