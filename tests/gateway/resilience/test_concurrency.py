@@ -26,11 +26,11 @@ def test_shrinks_when_requests_begin_to_queue() -> None:
         limit.waiting = int(limit.limit)
         limit.see(0.2)
     high = limit.limit
-    for _ in range(12):
+    for _ in range(400):
         limit.see(2.0)
     low = limit.limit
     assert low < high / 2
-    for _ in range(600):
+    for _ in range(4000):
         limit.waiting = int(limit.limit)
         limit.see(0.2)
     assert limit.limit > high * 0.9
