@@ -24,7 +24,7 @@ OVERFULL = 2.0
 WINDOW = 600
 TOLERANCE = 1.5
 QUEUE = 4.0
-DOUBT = 20.0
+DOUBT = 100.0
 """What a slow sample under a full limit counts for less in the average, which otherwise would take
 an overload for the usual. Not nothing: an upstream may have become slower for good."""
 WARM = 10

@@ -11,7 +11,7 @@ from gateway.resilience.concurrency import FIRST, LEAST, MOST, ConcurrencyLimit
 def test_grows_while_it_is_used_and_fast() -> None:
     """At a steady time to first token a full limit grows, an unused one stays."""
     used, unused = ConcurrencyLimit(), ConcurrencyLimit()
-    for _ in range(400):
+    for _ in range(5000):
         used.waiting = int(used.limit)
         used.see(0.2)
         unused.see(0.2)
