@@ -62,9 +62,8 @@ def config(base_url: str) -> str:
     shared = {"kind": "openai", "profile": "openai", "base_url": base_url, "timeouts": times}
     caps = {"max_body_bytes": 1_000_000, "max_event_bytes": 100_000}
     upstreams = {name(plan): {**shared, **caps, "model": plan} for plan in PLANS}
-    aliases = {
-        f"{name(plan)}-or-ok": {"candidates": list({name(plan): 0, "ok": 0})} for plan in PLANS
-    }
+    both = {plan: list(dict.fromkeys([name(plan), "ok"])) for plan in PLANS}
+    aliases = {f"{name(plan)}-or-ok": {"candidates": both[plan]} for plan in PLANS}
     return json.dumps({"upstreams": upstreams, "models": aliases})
 
 
