@@ -28,6 +28,7 @@ from gateway.core.errors import (
     UpstreamBroken,
     UpstreamTimeout,
     UpstreamUnreachable,
+    UpstreamUntrusted,
 )
 from gateway.core.exchange import Call
 from gateway.core.routing import Zone
@@ -350,6 +351,8 @@ class HttpUpstream:
                 return UpstreamTimeout(f"{at}: no connection within {self._timeouts.connect:g} s.")
             case httpx.TimeoutException():
                 return UpstreamTimeout(f"{at} took too long to take the request.")
+            case httpx.ConnectError() if _tls_failed(error):
+                return UpstreamUntrusted(f"{at}: the TLS handshake failed.")
             case httpx.ConnectError():
                 return UpstreamUnreachable(f"{at}: {_reason(error)}.")
             case httpx.ReadError() | httpx.WriteError() | httpx.CloseError():
@@ -379,14 +382,21 @@ def _closed_unanswered(error: httpx.TransportError) -> bool:
     return isinstance(error, httpx.ReadError | httpx.WriteError | httpx.CloseError)
 
 
-def _reason(error: BaseException) -> str:
+def _causes(error: BaseException) -> list[BaseException]:
     causes: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and len(causes) < 8:
         causes.append(cause)
         cause = cause.__cause__ or cause.__context__
-    if any(isinstance(cause, ssl.SSLError) for cause in causes):
-        return "the TLS handshake failed"
+    return causes
+
+
+def _tls_failed(error: BaseException) -> bool:
+    return any(isinstance(cause, ssl.SSLError) for cause in _causes(error))
+
+
+def _reason(error: BaseException) -> str:
+    causes = _causes(error)
     if any(isinstance(cause, socket.gaierror) for cause in causes):
         return "its name cannot be resolved"
     if any(isinstance(cause, ConnectionRefusedError) for cause in causes):

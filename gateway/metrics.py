@@ -9,6 +9,7 @@ no client can make series: a scrape of 15,000 lines would hold every live stream
 from __future__ import annotations
 
 import asyncio
+import logging
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,13 +33,17 @@ from gateway.series import OTHER, CounterSeries, HistogramSeries, Labels
 
 T = TypeVar("T")
 
+logger = logging.getLogger("tandem.metrics")
+
 ENDPOINTS = frozenset(Endpoint)
 TIERS = frozenset(Tier)
 OUTCOMES = frozenset(
     "ok client_error upstream_error timeout shed cancelled truncated policy_blocked "
     "internal".split()
 )
-CLASSES = frozenset("2xx 4xx 429 5xx connect reset timeout protocol refused cancelled cut".split())
+CLASSES = frozenset(
+    "2xx 4xx 429 5xx connect tls reset timeout protocol refused cancelled cut".split()
+)
 REASONS = frozenset(
     "none pin rule static learned sticky fallback budget capacity locality cache".split()
 )
@@ -56,6 +61,8 @@ _OVERHEAD = (
 _LAG = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 LAG_EVERY_S = 0.1
+WARN_LAG_S = 0.25
+WARN_EVERY_S = 10.0
 RENDER_EVERY_S = 1.0
 
 
@@ -206,12 +213,19 @@ class Metrics:
         return body, kind
 
     async def watch_lag(self) -> None:
-        """Sample how late the event loop runs its timers, until cancelled."""
+        """Sample how late the event loop runs its timers, until cancelled; say so when it is long,
+        at most every `WARN_EVERY_S`: somebody's code blocks every stream here.
+        """
         loop = asyncio.get_running_loop()
+        warned = float("-inf")
         while True:
             due = loop.time() + LAG_EVERY_S
             await asyncio.sleep(LAG_EVERY_S)
-            self._lag.see(seconds=max(0.0, loop.time() - due))
+            lag = max(0.0, loop.time() - due)
+            self._lag.see(seconds=lag)
+            if lag >= WARN_LAG_S and due >= warned + WARN_EVERY_S:
+                warned = due
+                logger.warning("the event loop stood still for %.0f ms", lag * 1e3)
 
     def _upstream(self, name: str) -> str:
         return name if name in self._upstreams else OTHER

@@ -18,7 +18,8 @@
     │   └── ModelLoading          503  a cold local model was not loaded in time; Retry-After
     ├── Internal                  500  our own fault
     └── UpstreamError             502  an upstream failed; the next candidate may be tried
-        ├── UpstreamUnreachable   502  refused, reset before a byte, DNS, TLS
+        ├── UpstreamUnreachable   502  refused, reset before a byte, DNS
+        │   └── UpstreamUntrusted 502  TLS failed: no handshake, or a certificate nobody vouches for
         ├── UpstreamTimeout       504
         ├── UpstreamRejected           its own 4xx, mapped; not retried
         │   └── PromptRefused     422  it ended the local engine twice; others may be asked
@@ -171,6 +172,13 @@ class UpstreamError(TandemError):
 class UpstreamUnreachable(UpstreamError):
     code = "upstream_unreachable"
     kind = "connect"
+
+
+class UpstreamUntrusted(UpstreamUnreachable):
+    """A class of its own, because somebody should look: verification is never turned off."""
+
+    code = "upstream_tls"
+    kind = "tls"
 
 
 class UpstreamTimeout(UpstreamError):

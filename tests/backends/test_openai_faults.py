@@ -34,6 +34,7 @@ from gateway.core.errors import (
 from gateway.core.events import Document, Event, Finish, TextDelta, is_content
 from gateway.core.exchange import Call
 from gateway.core.routing import Zone
+from tests.fakes.ports import full_backlog, unused_port
 from tests.fakes.upstream import (
     DONE,
     Conversation,
@@ -102,13 +103,6 @@ def text_of(events: list[Event]) -> str:
     return "".join(event.text for event in events if isinstance(event, TextDelta))
 
 
-def unused_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
 def streaming(*steps: bytes | Callable[[Conversation], Awaitable[None]]) -> Script:
     """A stream of chunks and then whatever goes wrong."""
 
@@ -153,8 +147,8 @@ def test_well_behaved() -> None:
     asyncio.run(scenario())
 
 
-def test_refused() -> None:
-    """Row 1: nobody listens: unreachable at once, and another candidate may serve."""
+def test_row_01_refused() -> None:
+    """Nobody listens: unreachable at once, and another candidate may serve."""
 
     async def scenario() -> None:
         upstream = backend(f"http://127.0.0.1:{unused_port()}/v1")
@@ -167,34 +161,22 @@ def test_refused() -> None:
     asyncio.run(scenario())
 
 
-def test_connect_hangs() -> None:
-    """Row 2: a connection that is never accepted ends at the connect timeout."""
+def test_row_02_connect_hangs() -> None:
+    """A connection that is never accepted ends at the connect timeout."""
 
     async def scenario() -> None:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            listener.listen(0)
-            address = listener.getsockname()
-            # A full backlog: further SYNs are dropped.
-            fillers = [socket.socket() for _ in range(4)]
-            for filler in fillers:
-                filler.setblocking(False)
-                filler.connect_ex(address)
-            upstream = backend(
-                f"http://127.0.0.1:{address[1]}/v1", timeouts={**PATIENT, "connect": 0.2}
-            )
+        with full_backlog() as port:
+            upstream = backend(f"http://127.0.0.1:{port}/v1", timeouts={**PATIENT, "connect": 0.2})
             _, error = await collect(upstream, request(), Call(id="r"))
             await upstream.aclose()
-            for filler in fillers:
-                filler.close()
         assert isinstance(error, UpstreamTimeout)
         assert "no connection" in error.message
 
     asyncio.run(scenario())
 
 
-def test_name_does_not_resolve() -> None:
-    """Row 3: an unknown name is unreachable, and says so."""
+def test_row_03_name_does_not_resolve() -> None:
+    """An unknown name is unreachable, and says so."""
 
     async def unknown(*args: Any, **options: Any) -> Any:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -210,8 +192,8 @@ def test_name_does_not_resolve() -> None:
     asyncio.run(scenario())
 
 
-def test_tls_fails() -> None:
-    """Row 4: a server that answers a TLS greeting in plain text is unreachable, and says why."""
+def test_row_04_tls_fails() -> None:
+    """A server that answers a TLS greeting in plain text is unreachable, and says why."""
 
     async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(64)
@@ -230,8 +212,8 @@ def test_tls_fails() -> None:
     asyncio.run(scenario())
 
 
-def test_closed_before_an_answer_once() -> None:
-    """Row 5: a connection closed before a byte of answer is tried once more, and only once."""
+def test_row_05_closed_before_an_answer_once() -> None:
+    """A connection closed before a byte of answer is tried once more, and only once."""
     events, error, fake = run(close, sse(chunk("hi"), finish(), DONE))
     assert (text_of(events), error, len(fake.requests)) == ("hi", None, 2)
     events, error, fake = run(close)
@@ -239,8 +221,8 @@ def test_closed_before_an_answer_once() -> None:
     assert len(fake.requests) == 2
 
 
-def test_headers_never_arrive() -> None:
-    """Row 6: silence after the request ends at the first-content timeout."""
+def test_row_06_headers_never_arrive() -> None:
+    """Silence after the request ends at the first-content timeout."""
     events, error, fake = run(hang, timeouts=QUICK)
     assert events == []
     assert isinstance(error, UpstreamTimeout)
@@ -256,8 +238,8 @@ async def drip(conversation: Conversation) -> None:
 
 
 @pytest.mark.parametrize("silence", [hang, drip])
-def test_silence_before_content(silence: Script) -> None:
-    """Row 7: headers, the role chunk, comments and empty deltas are no first content."""
+def test_row_07_silence_before_content(silence: Script) -> None:
+    """Headers, the role chunk, comments and empty deltas are no first content."""
     events, error, _ = run(streaming(role(), silence), timeouts=QUICK)
     assert not [event for event in events if is_content(event)]
     assert isinstance(error, UpstreamTimeout)
@@ -265,8 +247,8 @@ def test_silence_before_content(silence: Script) -> None:
 
 
 @pytest.mark.parametrize("silence", [hang, drip])
-def test_silence_after_content(silence: Script) -> None:
-    """Row 8: comments and empty deltas do not keep a stalled answer alive."""
+def test_row_08_silence_after_content(silence: Script) -> None:
+    """Comments and empty deltas do not keep a stalled answer alive."""
     events, error, _ = run(streaming(chunk("one"), silence), timeouts=QUICK)
     assert text_of(events) == "one"
     assert isinstance(error, UpstreamTimeout)
@@ -305,8 +287,8 @@ def test_slow_reader_is_not_the_upstreams_fault() -> None:
 
 
 @pytest.mark.parametrize("fault", [reset, close])
-def test_connection_lost_midway(fault: Script) -> None:
-    """Rows 9 and 10: a reset or a cut chunked body is a broken answer, after what had come."""
+def test_row_09_10_connection_lost_midway(fault: Script) -> None:
+    """A reset or a cut chunked body is a broken answer, after what had come."""
 
     async def settle(conversation: Conversation) -> None:
         await asyncio.sleep(0.05)  # let the first chunk be read before a reset discards it
@@ -326,8 +308,8 @@ def until_close(*frames: bytes) -> Script:
     return script
 
 
-def test_silent_truncation() -> None:
-    """Row 11: an end that HTTP cannot tell from a cut needs a finish or [DONE]."""
+def test_row_11_silent_truncation() -> None:
+    """An end that HTTP cannot tell from a cut needs a finish or [DONE]."""
     events, error, _ = run(until_close(chunk("one")))
     assert text_of(events) == "one"
     assert isinstance(error, UpstreamBroken)
@@ -344,8 +326,8 @@ def test_half_a_choice_is_truncated() -> None:
 
 
 @pytest.mark.parametrize("bad", [b"data: {oops\n\n", b"data: []\n\n", b'data: {"a":"\xff"}\n\n'])
-def test_malformed_event(bad: bytes) -> None:
-    """Row 12: a malformed event ends the answer, and none of its bytes are relayed."""
+def test_row_12_malformed_event(bad: bytes) -> None:
+    """A malformed event ends the answer, and none of its bytes are relayed."""
     events, error, _ = run(streaming(chunk("one"), bad, chunk("two"), hang))
     assert text_of(events) == "one"
     assert isinstance(error, UpstreamBroken)
@@ -361,8 +343,8 @@ def test_error_inside_a_stream() -> None:
 
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n", b"\r"])
 @pytest.mark.parametrize("seed", range(4))
-def test_any_cut_of_a_stream(ending: bytes, seed: int) -> None:
-    """Row 13: cut inside UTF-8, line endings and events, the frames are the upstream's bytes."""
+def test_row_13_any_cut_of_a_stream(ending: bytes, seed: int) -> None:
+    """Cut inside UTF-8, line endings and events, the frames are the upstream's bytes."""
     frames = [role(), chunk("naïve 😀"), b": ping\n\n", chunk("日本"), finish(), usage(2, 9)]
     stream = b"".join(frames).replace(b"\n", ending)
     cuts = sorted(random.Random(seed).sample(range(1, len(stream)), 40))
@@ -376,8 +358,8 @@ def test_any_cut_of_a_stream(ending: bytes, seed: int) -> None:
     )
 
 
-def test_endless_line() -> None:
-    """Row 14: a line without end is refused at the cap, and the connection closed."""
+def test_row_14_endless_line() -> None:
+    """A line without end is refused at the cap, and the connection closed."""
 
     async def endless(conversation: Conversation) -> None:
         while True:
@@ -397,8 +379,8 @@ def test_endless_line() -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_compression_unasked(stream: bool) -> None:
-    """Row 15: a compressed answer was not asked for and is not decoded, however small it looks."""
+def test_row_15_compression_unasked(stream: bool) -> None:
+    """A compressed answer was not asked for and is not decoded, however small it looks."""
 
     async def bomb(conversation: Conversation) -> None:
         body = gzip.compress(b" " * 10_000_000)
@@ -413,16 +395,16 @@ def test_compression_unasked(stream: bool) -> None:
     assert "compressed" in error.message
 
 
-def test_huge_document() -> None:
-    """Row 16: a whole answer beyond the cap is `upstream_too_large`."""
+def test_row_16_huge_document() -> None:
+    """A whole answer beyond the cap is `upstream_too_large`."""
     _, error, _ = run(answer("x" * 50_000), stream=False, max_body_bytes=10_000)
     assert isinstance(error, UpstreamBroken)
     assert (error.status, error.code) == (502, "upstream_too_large")
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_html_under_200(stream: bool) -> None:
-    """Row 17: a login page is not an answer."""
+def test_row_17_html_under_200(stream: bool) -> None:
+    """A login page is not an answer."""
 
     async def page(conversation: Conversation) -> None:
         await conversation.head(content_type="text/html", connection="close")
@@ -434,8 +416,8 @@ def test_html_under_200(stream: bool) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_json_error_under_200(stream: bool) -> None:
-    """Row 17: an error document under 200 is an error."""
+def test_row_17_json_error_under_200(stream: bool) -> None:
+    """An error document under 200 is an error."""
     _, error, _ = run(reply(200, {"error": {"message": "no capacity"}}), stream=stream)
     assert isinstance(error, UpstreamFailed)
 
@@ -453,8 +435,8 @@ def test_malformed_document(document: Any) -> None:
     assert isinstance(error, UpstreamBroken)
 
 
-def test_redirect() -> None:
-    """Row 18: a redirect is never followed, not even to the same host."""
+def test_row_18_redirect() -> None:
+    """A redirect is never followed, not even to the same host."""
 
     async def moved(conversation: Conversation) -> None:
         target = f"http://{conversation.request.headers['host']}/v1/elsewhere"
@@ -467,8 +449,8 @@ def test_redirect() -> None:
     assert len(fake.requests) == 1
 
 
-def test_overload_is_not_retried_here() -> None:
-    """Row 19: a 429 carries when to come back; trying again is the pipeline's decision."""
+def test_row_19_overload_is_not_retried_here() -> None:
+    """A 429 carries when to come back; trying again is the pipeline's decision."""
     _, error, fake = run(reply(429, {"error": {"message": "slow down"}}, retry_after_ms="1500"))
     assert isinstance(error, UpstreamOverloaded)
     assert error.retry_after == 1.5
@@ -503,8 +485,8 @@ def test_slow_whole_answer() -> None:
 
 
 @pytest.mark.parametrize("after", [0, 1])
-def test_cancelling_hangs_up(after: int) -> None:
-    """Row 29: a client that leaves, before or within an answer, closes the upstream's socket."""
+def test_row_29_cancelling_hangs_up(after: int) -> None:
+    """A client that leaves, before or within an answer, closes the upstream's socket."""
 
     async def scenario() -> None:
         content = [chunk("one")] * after

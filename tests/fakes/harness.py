@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -29,11 +29,17 @@ class Harness:
     """A pipeline over scripted backends, with the records it wrote."""
 
     def __init__(
-        self, backends: Iterable[ScriptedBackend], *, cache: bool = False, limit: int = 4
+        self,
+        backends: Iterable[ScriptedBackend],
+        *,
+        cache: bool = False,
+        limit: int = 4,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.backends = {backend.upstream.name: backend for backend in backends}
         self.records: list[ExchangeRecord] = []
         self.now = 100.0
+        clock = clock or (lambda: self.now)
         self.admission = Admission(limit=limit)
         names = tuple(self.backends)
         rulebook = Rulebook(
@@ -43,7 +49,7 @@ class Harness:
             reach=lambda alias, facts, names: names,
             epoch="1",
         )
-        self.fleet = Fleet(self.backends, lambda: self.now)
+        self.fleet = Fleet(self.backends, clock)
         self.pipeline = Pipeline(
             fleet=self.fleet,
             planner=Planner(self.fleet, rulebook),
@@ -51,8 +57,8 @@ class Harness:
             cache=MemoryCache(wall=lambda: self.now) if cache else None,
             record=self.records.append,
             energy=lambda upstream, seconds: (None, True),
-            clock=lambda: self.now,
-            wall=lambda: self.now,
+            clock=clock,
+            wall=clock,
         )
 
     async def answer(self, model: str = "auto", **changes: Any) -> str:

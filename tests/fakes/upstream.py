@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -76,7 +77,8 @@ class Conversation:
     def reset(self) -> None:
         """Drop the connection with a TCP RST."""
         sock = self.writer.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if sock.fileno() >= 0:  # the other side may have gone already
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
 
@@ -84,13 +86,15 @@ Script = Callable[[Conversation], Awaitable[None]]
 
 
 class FakeUpstream:
-    """A server on a free port of 127.0.0.1.
+    """A server on 127.0.0.1, on a free port unless one is given.
 
     `hung_up` is set when a client has closed or reset a connection in the middle of a script.
     """
 
-    def __init__(self, *scripts: Script) -> None:
+    def __init__(self, *scripts: Script, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.scripts = scripts
+        self._port = port
+        self._tls = tls
         self.requests: list[Seen] = []
         self.connections = 0
         self.hung_up = asyncio.Event()
@@ -98,12 +102,19 @@ class FakeUpstream:
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
-    def base_url(self) -> str:
+    def port(self) -> int:
         assert self._server is not None
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
+        number: int = self._server.sockets[0].getsockname()[1]
+        return number
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
 
     async def __aenter__(self) -> FakeUpstream:
-        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(
+            self._accepted, "127.0.0.1", self._port, ssl=self._tls
+        )
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -127,7 +138,7 @@ class FakeUpstream:
                 await script(conversation)
                 if not conversation.keep_alive:
                     return
-        except ConnectionError:
+        except (ConnectionError, asyncio.IncompleteReadError):
             self.hung_up.set()
         except asyncio.CancelledError:
             pass  # the test is over

@@ -11,7 +11,7 @@ from gateway.resilience.concurrency import FIRST, LEAST, MOST, ConcurrencyLimit
 def test_grows_while_it_is_used_and_fast() -> None:
     """At a steady time to first token a full limit grows, an unused one stays."""
     used, unused = ConcurrencyLimit(), ConcurrencyLimit()
-    for _ in range(400):
+    for _ in range(5000):
         used.waiting = int(used.limit)
         used.see(0.2)
         unused.see(0.2)
@@ -26,11 +26,11 @@ def test_shrinks_when_requests_begin_to_queue() -> None:
         limit.waiting = int(limit.limit)
         limit.see(0.2)
     high = limit.limit
-    for _ in range(12):
+    for _ in range(400):
         limit.see(2.0)
     low = limit.limit
     assert low < high / 2
-    for _ in range(600):
+    for _ in range(4000):
         limit.waiting = int(limit.limit)
         limit.see(0.2)
     assert limit.limit > high * 0.9
