@@ -70,6 +70,7 @@ class Server(Section):
     """Where the gateway listens. `allowed_*` add to what loopback without keys accepts.
 
     `admin_port` has metrics and admin, on loopback, once `host` is beyond it.
+    `drain` is how long those inside may go on once we are told to leave, in seconds.
     `deadline` is the whole budget of a request whose alias sets none, in seconds.
     `strict_parameters` refuses what an upstream would ignore, unless a request says otherwise.
     """
@@ -81,6 +82,7 @@ class Server(Section):
     allowed_hosts: LowerNames = ()
     allowed_origins: LowerNames = ()
     deadline: Duration = 600.0
+    drain: Duration = 30.0
     strict_parameters: bool = False
 
 
