@@ -14,14 +14,15 @@ import logging
 import signal
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Protocol
 
 import uvicorn
 
 from backends.speculative.session import MAX_MESSAGE
 from gateway.dialects import DIALECTS
-from gateway.hot_lane import lane
 from gateway.server import App
+from gateway.surface import GuardedLane, Limits, guarded, most_connections
 
 logger = logging.getLogger("tandem.listen")
 
@@ -29,6 +30,8 @@ LAST_WORDS_S = 2
 """For the answers of those that were cut to reach their clients."""
 HOT = frozenset(DIALECTS)
 BACKLOG = 2048
+LOOK_EVERY = 3
+"""Ticks of uvicorn's, ten a second, between two looks at every connection."""
 
 
 class _Server(uvicorn.Server):
@@ -37,6 +40,14 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % LOOK_EVERY == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in tuple(self.server_state.connections):
+                if isinstance(connection, GuardedLane):
+                    connection.look(now)
+        return await super().on_tick(counter)
 
     def abort(self) -> None:
         """Drop every connection that is left."""
@@ -77,16 +88,17 @@ class Listeners:
     `grace` is how long, in seconds, those inside may go on after that.
     """
 
-    def __init__(self, served: Inside, grace: float) -> None:
+    def __init__(self, served: Inside, grace: float, limits: Limits) -> None:
         self._served = served
         self._grace = grace
+        self._limits = replace(limits, connections=most_connections(limits.connections))
         self._draining: asyncio.Task[None] | None = None
         self._servers: list[_Server] = []
         self._signals = 0
 
     async def serve(self, apps: list[tuple[App, socket.socket]]) -> None:
         """Returns when everything has drained. Call from the main thread."""
-        self._servers = [_Server(_config(app)) for app, _ in apps]
+        self._servers = [_Server(_config(app, self._limits)) for app, _ in apps]
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stop)
@@ -141,10 +153,10 @@ class Listeners:
         return bool(self._servers) and all(server.started for server in self._servers)
 
 
-def _config(app: App) -> uvicorn.Config:
+def _config(app: App, limits: Limits) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=lane(HOT),
+        http=guarded(HOT, limits),
         ws="websockets-sansio",
         ws_max_size=MAX_MESSAGE,
         ws_ping_interval=15.0,
@@ -156,5 +168,5 @@ def _config(app: App) -> uvicorn.Config:
         log_config=None,
         server_header=False,
         timeout_graceful_shutdown=2 * LAST_WORDS_S,
-        timeout_keep_alive=75,
+        timeout_keep_alive=int(limits.keep_alive),
     )

@@ -20,7 +20,7 @@ from gateway.app import Gateway
 from gateway.cli.announce import announce
 from gateway.companion_process import CompanionProcess
 from gateway.config import Config, ConfigError, load
-from gateway.config_sections import CacheSection, ExactCache, Privacy
+from gateway.config_sections import CacheSection, ExactCache, Privacy, Server
 from gateway.core.routing import Zone
 from gateway.discovery import BUNDLED_TARGET, TARGET, Found, discover
 from gateway.limits.keys import OpenGateway, callers_from, check_bind, is_loopback
@@ -28,6 +28,7 @@ from gateway.listen import Listeners, listener
 from gateway.price_notes import price_notes
 from gateway.record import JsonLog
 from gateway.reload import Reloader
+from gateway.surface import Limits
 
 logger = logging.getLogger("tandem.serve")
 
@@ -99,7 +100,7 @@ async def serve(arguments: argparse.Namespace, env: Mapping[str, str]) -> None:
             private = listener("127.0.0.1", config.server.admin_port)
             stack.callback(private.close)
             apps.append((gateway.admin(), private))
-        listeners = Listeners(gateway, config.server.drain)
+        listeners = Listeners(gateway, config.server.drain, limits_of(config.server))
         collect_seldom()
         if arguments.fd is None:
             announce(gateway, found, sock.getsockname()[1], env)
@@ -130,6 +131,16 @@ def reloader(arguments: argparse.Namespace, env: Mapping[str, str], gateway: Gat
 
     return Reloader(
         arguments.config, read=read, apply=gateway.reload, told=gateway.metrics.reloaded
+    )
+
+
+def limits_of(server: Server) -> Limits:
+    return Limits(
+        header_timeout=server.header_timeout,
+        body_timeout=server.body_timeout,
+        write_timeout=server.write_timeout,
+        connections=server.max_connections,
+        per_address=server.max_connections_per_address,
     )
 
 

@@ -11,6 +11,7 @@
     │   ├── RequestTimeout        408  the client took too long to send it
     │   ├── MethodNotAllowed      405
     │   ├── BodyTooLarge          413
+    │   ├── HeadersTooLarge       431
     │   ├── WrongMediaType        415
     │   └── Superseded            409  a newer request of the same editor session came
     ├── Overloaded                429  queue or rate limit; carries Retry-After
@@ -121,6 +122,11 @@ class RequestTimeout(RequestError):
 class BodyTooLarge(RequestError):
     status = 413
     code = "request_too_large"
+
+
+class HeadersTooLarge(RequestError):
+    status = 431
+    code = "headers_too_large"
 
 
 class WrongMediaType(RequestError):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import httpx
 
 from gateway.app import Gateway
+from gateway.cli.serve import limits_of
 from gateway.config import loads
 from gateway.listen import Listeners, listener
 
@@ -30,7 +31,7 @@ async def running(config: str, **env: str) -> AsyncIterator[Running]:
     gateway = Gateway(settings)
     sock = listener("127.0.0.1", 0)
     port = sock.getsockname()[1]
-    listeners = Listeners(gateway, settings.server.drain)
+    listeners = Listeners(gateway, settings.server.drain, limits_of(settings.server))
     await gateway.start()
     task = asyncio.create_task(listeners.serve([(gateway.app, sock)]))
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
