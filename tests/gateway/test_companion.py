@@ -113,8 +113,10 @@ def test_row_41_a_session_is_told_why_it_ends() -> None:
         async with serving(endpoint) as base_url:
             url = base_url.replace("http:", "ws:") + PATH
             socket = await dial(url)
-            await socket.send(opening(request={"messages": [{"role": "user", "content": "hi"}]}))
-            await asked.wait()
+            body = {"model": "toy", "messages": [{"role": "user", "content": "hi"}]}
+            await socket.send(opening(request=body))
+            async with asyncio.timeout(10):
+                await asked.wait()
             draining = True
             with pytest.raises(InvalidStatus) as caught:
                 await dial(url)
