@@ -7,11 +7,12 @@ anywhere else.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Mapping
 
 from gateway.core.chat import Priority
-from gateway.core.errors import Overloaded, Unavailable
+from gateway.core.errors import Draining, Overloaded
 
 SHARES: Mapping[Priority, float] = {
     Priority.COMPLETION: 0.95,
@@ -42,14 +43,16 @@ class Admission:
         self.limit = limit
         self.inside = 0
         self.draining = False
+        self.over = False
+        """The grace of draining has passed: what is still inside is being cut."""
 
     def enter(self, priority: Priority = Priority.CHAT, *, local: bool = False) -> Permit:
         """`local`: it may not leave the machine.
 
-        Raises Overloaded where its class has no place, Unavailable once draining has begun.
+        Raises Overloaded where its class has no place, Draining once draining has begun.
         """
         if self.draining:
-            raise Unavailable("The gateway is shutting down.", code="draining", retry_after=1)
+            raise Draining()
         places = math.ceil(self.limit * (SHARES[priority] + (RESERVED if local else 0)))
         if self.inside >= places:
             raise Overloaded(
@@ -59,3 +62,9 @@ class Admission:
             )
         self.inside += 1
         return Permit(self)
+
+    def verdict(self, caught: BaseException) -> BaseException:
+        """What ended a request: once the grace is over, a cancellation is ours and says so."""
+        if self.over and isinstance(caught, asyncio.CancelledError | GeneratorExit):
+            return Draining(cut=True)
+        return caught

@@ -1,10 +1,14 @@
-"""The composition root: the one place that picks concrete parts, opens and closes them."""
+"""The composition root: what lives as long as the process, and the configuration that is in force.
+
+What one configuration makes is generation.py's; a reload makes the next one beside it, puts it in
+its place at once, and takes the old one down when the last request that began under it has ended.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
+import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,29 +16,24 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from backends import BACKENDS
 from backends.base import Backend, Resources
-from backends.engine.backend import LlamaCppBackend
 from backends.engine.footprint import resident
 from backends.engine.pool import ModelPool
 from backends.rate_limits import Limited
 from backends.speculative.seams import Ended
-from gateway.admin import AdminParts, admin_app
 from gateway.admission import Admission
 from gateway.cache import CACHES
 from gateway.cache.base import Cache
-from gateway.companion import CompanionEndpoint, resolver, session_record
+from gateway.companion import session_record
 from gateway.config import Config
 from gateway.core.errors import EngineFailed
 from gateway.core.exchange import ExchangeRecord
 from gateway.core.registry import load
-from gateway.core.routing import Facts, Zone
-from gateway.cors import AllowedOrigins
-from gateway.dialects import DIALECTS
 from gateway.energy import EnergyMeter
+from gateway.epoch import Entrance
 from gateway.fleet import Fleet
-from gateway.limits.keys import Keys, is_loopback
-from gateway.limits.local_origin import LocalOrigin
+from gateway.generation import Generation, Shared
+from gateway.limits.keys import Keys
 from gateway.metrics import (
     DependencyVitals,
     EngineVitals,
@@ -43,16 +42,14 @@ from gateway.metrics import (
     Vitals,
 )
 from gateway.pipeline import Pipeline
-from gateway.plan import Alias, Planner, Rulebook
 from gateway.record import JsonLog, RecordStore
-from gateway.server import App, ProxyServer, Receive, Scope, Send
-from router_policies.chain import build as build_policy
-from router_policies.pin import PinPolicy
-from router_policies.rules import locality, min_bits
+from gateway.server import App
 
 if TYPE_CHECKING:
     from gateway.cache.memory import MemoryCache
     from gateway.cache.redis import RedisCache
+
+logger = logging.getLogger("tandem.app")
 
 MAX_INSIDE = 1024
 """Requests inside at once; the local engine and each upstream have tighter bounds of their own."""
@@ -60,7 +57,7 @@ ENGINE_STATS_S = 1.0
 
 
 class Gateway:
-    """Everything that runs behind one configuration, from `start` to `aclose`."""
+    """Everything that runs in one process, from `start` to `aclose`."""
 
     def __init__(
         self,
@@ -71,14 +68,10 @@ class Gateway:
         companion: bool = False,
         log: JsonLog | None = None,
     ) -> None:
-        self.config = config
         self.pool = ModelPool(budget=config.memory.budget, min_stay=config.memory.min_stay)
-        resources = Resources(transport=transport, model_dir=model_dir, pool=self.pool)
-        self.backends = build_backends(config, resources)
-        self.fleet = Fleet(self.backends, time.monotonic)
         self.admission = Admission(MAX_INSIDE)
         self.records = RecordStore()
-        self.memory, self.redis, cache = _caches(config)
+        self.memory, self.redis, self._cache = _caches(config)
         self.metrics = Metrics(
             models=config.aliases, upstreams=config.upstreams, vitals=self._vitals
         )
@@ -86,24 +79,41 @@ class Gateway:
         self._watches: list[asyncio.Task[None]] = []
         self._engine_stats: dict[str, Mapping[str, float]] = {}
         self._log = log
-        self._cache = cache
-        self.keys = Keys(config.callers)
-        self.pipeline = Pipeline(
-            fleet=self.fleet,
-            planner=Planner(self.fleet, rulebook(config)),
+        self._shared = Shared(
+            resources=Resources(transport=transport, model_dir=model_dir, pool=self.pool),
             admission=self.admission,
-            cache=cache,
-            record=self._record,
+            records=self.records,
+            cache=self._cache,
             energy=self._energy.joules,
-            clock=time.monotonic,
-            wall=time.time,
+            record=self._record,
+            session_ended=self._session_ended,
+            render_metrics=self.metrics.render,
+            companion=companion,
         )
-        guard = LocalOrigin(
-            allowed_hosts=config.server.allowed_hosts,
-            allowed_origins=config.server.allowed_origins,
-        )
-        self._guard = nobody_else if config.callers else guard.check
-        self.app = self._app(companion)
+        self._now = Generation(config, self._shared)
+        self._leaving: dict[Generation, asyncio.Task[None]] = {}
+        self._reloading = asyncio.Lock()
+        self.app: App = Entrance(lambda: self._now.epoch)
+
+    @property
+    def config(self) -> Config:
+        return self._now.config
+
+    @property
+    def backends(self) -> Mapping[str, Backend]:
+        return self._now.backends
+
+    @property
+    def fleet(self) -> Fleet:
+        return self._now.fleet
+
+    @property
+    def keys(self) -> Keys:
+        return self._now.keys
+
+    @property
+    def pipeline(self) -> Pipeline:
+        return self._now.pipeline
 
     async def start(self) -> None:
         await self.fleet.start()
@@ -114,64 +124,81 @@ class Gateway:
         ]
 
     async def aclose(self) -> None:
-        for task in self._watches:
+        tasks = [*self._watches, *self._leaving.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._watches, return_exceptions=True)
-        await self.fleet.aclose()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        # What a generation has to itself: later ones go on with the rest, and close it.
+        generations = [*self._leaving, self._now]
+        for one, after in zip(generations, [*generations[1:], None], strict=True):
+            await one.fleet.aclose(after.fleet if after else None)
         if self._cache is not None:
             await self._cache.aclose()
         if self._log is not None:
             self._log.close()
 
+    async def reload(self, config: Config) -> None:
+        """Put another configuration in force, all of it at once; requests inside keep theirs.
+
+        Raises if it cannot be built; then nothing has changed. `server.host` and `port`,
+        `memory` and `cache` are as they were at the start.
+        """
+        async with self._reloading:
+            before = self._now
+            after = Generation(config, self._shared, before)
+            try:
+                await after.fleet.start()
+            except BaseException:
+                await after.fleet.aclose(before.fleet)
+                raise
+            self.metrics.know(config.aliases, config.upstreams)
+            waited_for = list(self._leaving.values())
+            self._now = after
+            self._leaving[before] = asyncio.create_task(
+                self._take_down(before, after, waited_for), name="last requests of a configuration"
+            )
+
+    async def _take_down(
+        self, one: Generation, after: Generation, earlier: list[asyncio.Task[None]]
+    ) -> None:
+        """Close what only an ended generation used. Earlier ones may still be using it, too."""
+        await asyncio.gather(*earlier, return_exceptions=True)
+        await one.epoch.left()
+        await one.fleet.aclose(after.fleet)
+        del self._leaving[one]
+
     def drain(self) -> None:
         """Refuse new requests and say so on /readyz; those inside go on."""
         self.admission.draining = True
 
+    def cut(self) -> None:
+        """End those that are still inside, each with an error that says why."""
+        self.admission.over = True
+        for generation in self._generations():
+            generation.cut()
+
+    @property
+    def inside(self) -> int:
+        """Requests and sessions, under whatever configuration they began."""
+        return sum(generation.epoch.inside for generation in self._generations())
+
+    @property
+    def leaving(self) -> int:
+        """Configurations that are no longer in force, and still have requests inside."""
+        return len(self._leaving)
+
+    async def left(self) -> None:
+        """Until nobody is inside."""
+        while self.inside:
+            for generation in self._generations():
+                await generation.epoch.left()
+
     def admin(self) -> App:
         """The application of the admin port: the same paths, and always /metrics."""
-        return self._admin_app(metrics_here=True)
+        return Entrance(lambda: self._now.epoch, private=True)
 
-    def _admin_app(self, *, metrics_here: bool) -> App:
-        return admin_app(
-            AdminParts(
-                fleet=self.fleet,
-                aliases=self.pipeline.planner.rulebook.aliases,
-                admission=self.admission,
-                records=self.records,
-                guard=self._guard,
-                authenticate=self.keys.authenticate,
-                local_models=self._local_models,
-                render_metrics=self.metrics.render,
-                metrics_here=metrics_here,
-            )
-        )
-
-    def _app(self, companion: bool) -> App:
-        admin = self._admin_app(metrics_here=is_loopback(self.config.server.host))
-        targets = {
-            name: backend
-            for name, backend in self.backends.items()
-            if isinstance(backend, LlamaCppBackend)
-        }
-        sessions = CompanionEndpoint(
-            guard=self._guard,
-            authenticate=self.keys.authenticate,
-            resolve=resolver(targets),
-            ended=self._session_ended,
-        )
-        dialects = {path: load(DIALECTS, path, what="path")() for path in DIALECTS}
-        dialects |= {path.removeprefix("/v1"): each for path, each in dialects.items()}
-        proxy = ProxyServer(
-            pipeline=self.pipeline,
-            dialects=dialects,
-            guard=self._guard,
-            authenticate=self.keys.authenticate,
-            rest=_Rest(admin, sessions if companion else None),
-            max_body=self.config.server.max_body,
-            clock=time.monotonic,
-        )
-        origins = self.config.server.allowed_origins
-        return AllowedOrigins(proxy, origins) if origins else proxy
+    def _generations(self) -> list[Generation]:
+        return [*self._leaving, self._now]
 
     def _record(self, record: ExchangeRecord) -> None:
         self.metrics.observe(record)
@@ -191,21 +218,17 @@ class Gateway:
         local = (u.name for u in self.fleet.upstreams() if u.kind == "llama_cpp")
         return sum(in_flight[name] for name in local)
 
-    def _local_models(self) -> dict[str, Mapping[str, Any]]:
-        """What each local model is doing in memory: cold, queued, loading, loaded, unloading."""
-        return {name: self.pool.progress(name) for name in self.pool.models}
-
     async def _watch_engines(self) -> None:
         """Ask each worker for its counters, until cancelled; a scrape only reads them."""
         while True:
-            for name, backend in self.backends.items():
-                if isinstance(backend, LlamaCppBackend):
-                    with contextlib.suppress(EngineFailed, TimeoutError):
-                        async with asyncio.timeout(ENGINE_STATS_S):
-                            self._engine_stats[name] = await backend.engine.stats()
+            for name, backend in self._now.local.items():
+                with contextlib.suppress(EngineFailed, TimeoutError):
+                    async with asyncio.timeout(ENGINE_STATS_S):
+                        self._engine_stats[name] = await backend.engine.stats()
             await asyncio.sleep(ENGINE_STATS_S)
 
     def _vitals(self) -> Vitals:
+        now = self._now
         engines = {
             name: EngineVitals(
                 up=backend.engine.ready is not None,
@@ -215,19 +238,18 @@ class Gateway:
                 rss_bytes=resident(backend.engine.pid),
                 stats=self._engine_stats.get(name, {}),
             )
-            for name, backend in self.backends.items()
-            if isinstance(backend, LlamaCppBackend)
+            for name, backend in now.local.items()
         }
         dependencies = {}
         if self.redis is not None:
             dependencies["redis"] = DependencyVitals(up=self.redis.up, errors=self.redis.errors)
         return Vitals(
-            in_flight=self.fleet.in_flight(),
-            upstream_up={name: health.ok for name, health in self.fleet.health().items()},
-            upstreams=self.fleet.vitals(),
+            in_flight=now.fleet.in_flight(),
+            upstream_up={name: health.ok for name, health in now.fleet.health().items()},
+            upstreams=now.fleet.vitals(),
             rate_limits={
                 name: backend.rate_limits
-                for name, backend in self.backends.items()
+                for name, backend in now.backends.items()
                 if isinstance(backend, Limited)
             },
             engines=engines,
@@ -239,7 +261,8 @@ class Gateway:
                     load_s=model.load_s,
                     unloads={**model.unloads},
                 )
-                for name, model in tuple(self.pool.models.items())
+                for name, backend in now.local.items()
+                if (model := self.pool.models.get(backend.resident)) is not None
             },
             memory_budget=self.pool.budget,
             dependencies=dependencies,
@@ -247,75 +270,6 @@ class Gateway:
             cache_bytes=self.memory.bytes if self.memory is not None else 0,
             log_dropped=self._log.dropped if self._log is not None else 0,
         )
-
-
-class _Rest:
-    """What is not a proxy path: WebSocket sessions, and FastAPI for plain HTTP."""
-
-    def __init__(self, admin: App, sessions: CompanionEndpoint | None) -> None:
-        self._admin = admin
-        self._sessions = sessions
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            if self._sessions is not None:
-                await self._sessions(scope, receive, send)
-            else:
-                await receive()
-                await send({"type": "websocket.close", "code": 1008})
-        elif scope["type"] == "http":
-            await self._admin(scope, receive, send)
-
-
-def build_backends(config: Config, resources: Resources) -> dict[str, Backend]:
-    """All upstreams, each after its parts. Nothing is started."""
-    built: dict[str, Backend] = {}
-    for name in config.build_order:
-        options = config.upstreams[name]
-        kind = load(BACKENDS, options.kind, what="kind")
-        parts = {part: built[part] for part in kind.parts(options)}
-        lent = Resources(
-            backends=parts,
-            transport=resources.transport,
-            model_dir=resources.model_dir,
-            threads=resources.threads,
-            pool=resources.pool,
-        )
-        built[name] = kind(name, options, lent)
-    return {name: built[name] for name in config.build_order}
-
-
-def rulebook(config: Config) -> Rulebook:
-    """The configuration's say on routing, compiled once."""
-    settings = config.policy_settings
-    aliases = {
-        name: Alias(
-            candidates=alias.candidates,
-            policy=build_policy(alias.policy, settings),
-            deadline_s=alias.deadline,
-            min_bits=alias.min_bits,
-        )
-        for name, alias in config.aliases.items()
-    }
-
-    def by_rule(facts: Facts) -> Zone | None:
-        return locality(config.rules, facts)
-
-    def bits(facts: Facts) -> float | None:
-        return min_bits(config.rules, facts)
-
-    return Rulebook(
-        aliases=aliases,
-        pin=PinPolicy(),
-        locality=by_rule,
-        min_bits=bits,
-        reach=config.reach,
-        headers=config.rule_headers,
-        default_zone=config.privacy.default,
-        epoch=hashlib.sha256(repr((config.aliases, config.rules)).encode()).hexdigest()[:16],
-        deadline_s=config.server.deadline,
-        strict_parameters=config.server.strict_parameters,
-    )
 
 
 def _caches(config: Config) -> tuple[MemoryCache | None, RedisCache | None, Cache | None]:
@@ -334,7 +288,3 @@ def _caches(config: Config) -> tuple[MemoryCache | None, RedisCache | None, Cach
 
 def _cache(name: str) -> Any:
     return load(CACHES, name, what="cache")
-
-
-def nobody_else(method: str, headers: Mapping[str, str]) -> None:
-    """Where keys are needed, a web page has none to send: no further wall."""

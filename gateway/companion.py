@@ -26,7 +26,7 @@ from backends.speculative.session import (
 )
 from backends.speculative.verify import VerifySession
 from gateway.core.chat import ChatRequest, Endpoint, Feature
-from gateway.core.errors import Forbidden, NotFound, Overloaded, TandemError
+from gateway.core.errors import Draining, Forbidden, NotFound, Overloaded, TandemError
 from gateway.core.exchange import Caller, ExchangeRecord, RecordDraft
 from gateway.core.routing import Upstream
 from gateway.dialects.base import Dialect
@@ -64,6 +64,7 @@ class CompanionEndpoint:
         resolve: Callable[[str, Caller], Target],
         ended: Callable[[Ended], None] | None = None,
         max_sessions: int = MAX_SESSIONS,
+        draining: Callable[[], bool] = bool,
     ) -> None:
         self._guard = guard
         self._authenticate = authenticate
@@ -71,6 +72,8 @@ class CompanionEndpoint:
         self._ended = ended
         self._max_sessions = max_sessions
         self.open_sessions = 0
+        self._draining = draining
+        self._sessions: set[VerifySession] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one WebSocket. The caller has seen that it is one, at any path."""
@@ -89,6 +92,11 @@ class CompanionEndpoint:
         finally:
             self.open_sessions -= 1
 
+    def cut(self) -> None:
+        """End every session with a message that says why: the grace of draining is over."""
+        for session in tuple(self._sessions):
+            session.stop(Draining(cut=True))
+
     def _admit(self, scope: Scope) -> Caller:
         if scope["path"] != PATH:
             raise NotFound(f"Sessions are at {PATH}.")
@@ -97,6 +105,8 @@ class CompanionEndpoint:
         }
         self._guard("GET", headers)
         caller = self._authenticate(headers)
+        if self._draining():
+            raise Draining()
         if self.open_sessions >= self._max_sessions:
             raise Overloaded(f"{self._max_sessions} sessions are open.", retry_after=1)
         return caller
@@ -108,12 +118,15 @@ class CompanionEndpoint:
             resolve=lambda model: self._resolve(model, caller),
             read=read_open,
         )
+        self._sessions.add(session)
         try:
             ended = await session.run()
         except Exception:
             logger.exception("a session failed inside the companion")
             await socket.leave(Failure(code="internal_error", fallback="stream"))
             return
+        finally:
+            self._sessions.discard(session)
         if self._ended is not None:
             self._ended(ended)
         await socket.leave(None)

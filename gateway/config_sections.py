@@ -70,6 +70,9 @@ class Server(Section):
     """Where the gateway listens. `allowed_*` add to what loopback without keys accepts.
 
     `admin_port` has metrics and admin, on loopback, once `host` is beyond it.
+    `drain` is how long those inside may go on once we are told to leave, in seconds.
+    `header_timeout` bounds a request's whole head; `body_timeout` and `write_timeout` how long a
+    client may send or read nothing at all. `max_connections_per_address` does not bind loopback.
     `deadline` is the whole budget of a request whose alias sets none, in seconds.
     `strict_parameters` refuses what an upstream would ignore, unless a request says otherwise.
     """
@@ -81,6 +84,12 @@ class Server(Section):
     allowed_hosts: LowerNames = ()
     allowed_origins: LowerNames = ()
     deadline: Duration = 600.0
+    drain: Duration = 30.0
+    header_timeout: Duration = 10.0
+    body_timeout: Duration = 10.0
+    write_timeout: Duration = 30.0
+    max_connections: int = Field(default=4096, ge=1)
+    max_connections_per_address: int = Field(default=256, ge=1)
     strict_parameters: bool = False
 
 

@@ -44,6 +44,7 @@ class _Member:
     health: Health = Health(ok=False, detail="starting")
     ttft_s: float | None = None
     hurt: asyncio.Event = field(default_factory=asyncio.Event)
+    watcher: asyncio.Task[None] | None = None
 
     @property
     def limited(self) -> bool:
@@ -118,34 +119,47 @@ class Trial:
 class Fleet:
     """Owns the backends from start to close.
 
-    `backends` must be in building order: a combined backend after its parts.
+    `backends` must be in building order: a combined backend after its parts. What `before`, the
+    fleet of the configuration that ends, has of them stays as it is: running, and with all that we
+    know of it.
     """
 
-    def __init__(self, backends: Mapping[str, Backend], clock: Callable[[], float]) -> None:
-        self._members = {name: _Member(backend) for name, backend in backends.items()}
+    def __init__(
+        self,
+        backends: Mapping[str, Backend],
+        clock: Callable[[], float],
+        before: Fleet | None = None,
+    ) -> None:
+        known = {id(m.backend): m for m in before._members.values()} if before else {}
+        self._members: dict[str, _Member] = {
+            name: known.get(id(backend)) or _Member(backend) for name, backend in backends.items()
+        }
         self._clock = clock
-        self._watchers: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Start every backend, parts before wholes, and then keep an eye on their health."""
-        for member in self._members.values():
+        """Start what is new, parts before wholes, and then keep an eye on its health."""
+        new = {name: m for name, m in self._members.items() if m.watcher is None}
+        for member in new.values():
             await member.backend.start()
-        await self.look()
-        self._watchers = [
-            asyncio.create_task(self._watch(name, member), name=f"health of {name}")
-            for name, member in self._members.items()
-        ]
+        await asyncio.gather(*(self._look_at(name, member) for name, member in new.items()))
+        for name, member in new.items():
+            watch = self._watch(name, member)
+            member.watcher = asyncio.create_task(watch, name=f"health of {name}")
 
     def assume_healthy(self) -> None:
         """For explanations of a fleet that was never started."""
         for member in self._members.values():
             member.health = Health(ok=True, detail="not asked")
 
-    async def aclose(self) -> None:
-        for watcher in self._watchers:
+    async def aclose(self, after: Fleet | None = None) -> None:
+        """Stop everything, wholes before parts, but for what `after` goes on with."""
+        kept = {id(member) for member in after._members.values()} if after else set()
+        going = [m for m in reversed(self._members.values()) if id(m) not in kept]
+        watchers = [member.watcher for member in going if member.watcher is not None]
+        for watcher in watchers:
             watcher.cancel()
-        await asyncio.gather(*self._watchers, return_exceptions=True)
-        for member in reversed(self._members.values()):
+        await asyncio.gather(*watchers, return_exceptions=True)
+        for member in going:
             await member.backend.aclose()
 
     @property

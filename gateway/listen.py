@@ -2,8 +2,8 @@
 
 uvicorn re-raises the signal it was stopped by, so that a clean SIGTERM would exit 143, and cuts
 streams without a word (operations.md 0.5). Here the first signal drains: readiness turns 503, new
-requests are refused, streams finish within the grace, and the process exits 0. The second leaves at
-once.
+requests are refused on connections that are still accepted, streams finish within the grace or are
+told why they do not, and the process exits 0. The second leaves at once.
 """
 
 from __future__ import annotations
@@ -13,20 +13,25 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Protocol
 
 import uvicorn
 
 from backends.speculative.session import MAX_MESSAGE
 from gateway.dialects import DIALECTS
-from gateway.hot_lane import lane
 from gateway.server import App
+from gateway.surface import GuardedLane, Limits, guarded, most_connections
 
 logger = logging.getLogger("tandem.listen")
 
-GRACE_S = 30
+LAST_WORDS_S = 2
+"""For the answers of those that were cut to reach their clients."""
 HOT = frozenset(DIALECTS)
 BACKLOG = 2048
+LOOK_EVERY = 3
+"""Ticks of uvicorn's, ten a second, between two looks at every connection."""
 
 
 class _Server(uvicorn.Server):
@@ -35,6 +40,19 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % LOOK_EVERY == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in tuple(self.server_state.connections):
+                if isinstance(connection, GuardedLane):
+                    connection.look(now)
+        return await super().on_tick(counter)
+
+    def abort(self) -> None:
+        """Drop every connection that is left."""
+        for connection in tuple(self.server_state.connections):
+            connection.transport.abort()
 
 
 def listener(host: str, port: int) -> socket.socket:
@@ -51,17 +69,36 @@ def listener(host: str, port: int) -> socket.socket:
     return sock
 
 
-class Listeners:
-    """Serves ASGI applications on bound sockets until a signal or `stop`."""
+class Inside(Protocol):
+    """Those being served: how many they are, and the two ways to see them out."""
 
-    def __init__(self, on_drain: Callable[[], None]) -> None:
-        self._on_drain = on_drain
+    @property
+    def inside(self) -> int: ...
+
+    async def left(self) -> None: ...
+
+    def drain(self) -> None: ...
+
+    def cut(self) -> None: ...
+
+
+class Listeners:
+    """Serves ASGI applications on bound sockets until a signal or `stop`.
+
+    `grace` is how long, in seconds, those inside may go on after that.
+    """
+
+    def __init__(self, served: Inside, grace: float, limits: Limits) -> None:
+        self._served = served
+        self._grace = grace
+        self._limits = replace(limits, connections=most_connections(limits.connections))
+        self._draining: asyncio.Task[None] | None = None
         self._servers: list[_Server] = []
         self._signals = 0
 
     async def serve(self, apps: list[tuple[App, socket.socket]]) -> None:
         """Returns when everything has drained. Call from the main thread."""
-        self._servers = [_Server(_config(app)) for app, _ in apps]
+        self._servers = [_Server(_config(app, self._limits)) for app, _ in apps]
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stop)
@@ -75,24 +112,51 @@ class Listeners:
         finally:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
+            if self._draining is not None:
+                self._draining.cancel()
+                await asyncio.gather(self._draining, return_exceptions=True)
 
     def stop(self) -> None:
         """Drain; asked a second time, leave at once."""
         self._signals += 1
-        self._on_drain()
+        if self._signals == 1:
+            self._served.drain()
+            self._draining = asyncio.create_task(self._see_out(), name="drain")
+            return
+        for server in self._servers:
+            server.should_exit = server.force_exit = True
+            server.abort()
+
+    async def _see_out(self) -> None:
+        """Until nobody is inside, or the grace is over and they have been told; then the end."""
+        if not await self._empty_within(self._grace):
+            logger.warning("cutting %d requests at the end of the grace", self._served.inside)
+            self._served.cut()
+            await self._empty_within(LAST_WORDS_S)
         for server in self._servers:
             server.should_exit = True
-            server.force_exit = self._signals > 1
+        # uvicorn flushes what was written; who does not read it is not waited for.
+        await asyncio.sleep(LAST_WORDS_S)
+        for server in self._servers:
+            server.abort()
+
+    async def _empty_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._served.left()
+        except TimeoutError:
+            return False
+        return True
 
     @property
     def started(self) -> bool:
         return bool(self._servers) and all(server.started for server in self._servers)
 
 
-def _config(app: App) -> uvicorn.Config:
+def _config(app: App, limits: Limits) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=lane(HOT),
+        http=guarded(HOT, limits),
         ws="websockets-sansio",
         ws_max_size=MAX_MESSAGE,
         ws_ping_interval=15.0,
@@ -103,6 +167,6 @@ def _config(app: App) -> uvicorn.Config:
         proxy_headers=False,
         log_config=None,
         server_header=False,
-        timeout_graceful_shutdown=GRACE_S,
-        timeout_keep_alive=75,
+        timeout_graceful_shutdown=2 * LAST_WORDS_S,
+        timeout_keep_alive=int(limits.keep_alive),
     )

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import TypeVar
@@ -137,13 +137,22 @@ class Metrics:
         self._clock = clock
         self._lock = Lock()
         self._rendered: dict[str, tuple[float, bytes]] = {}
-        self._upstreams = frozenset(upstreams)
-        self._models = frozenset(models) | self._upstreams
+        self._upstreams = set(upstreams)
+        self._models = {*models, *self._upstreams}
         self._series: list[CounterSeries | HistogramSeries] = []
         self._declare()
         self.registry.register(_SeriesCollector(self._series))
         self.registry.register(_VitalsCollector(vitals, self._upstreams, wall))
         ProcessCollector(registry=self.registry)
+
+    def know(self, models: Iterable[str], upstreams: Iterable[str]) -> None:
+        """Further names: those of a configuration that has come since."""
+        self._upstreams.update(upstreams)
+        self._models.update(models, self._upstreams)
+
+    def reloaded(self, result: str) -> None:
+        """A configuration was read again: `ok`, or `error` and the old one stays."""
+        self._reloads.inc(result)
 
     def observe(self, record: ExchangeRecord) -> None:
         """Count one finished request. Called exactly once for each, also for failed ones."""
@@ -255,6 +264,9 @@ class Metrics:
             lane,
             _PER_TOKEN,
             limit=16,
+        )
+        self._reloads = counter(
+            "tandem_config_reloads_total", "Configurations read again.", ("result",), limit=2
         )
         self._attempts = counter(
             "tandem_upstream_requests_total",
@@ -497,7 +509,7 @@ class _VitalsCollector(Collector):
     def __init__(
         self,
         vitals: Callable[[], Vitals],
-        upstreams: frozenset[str],
+        upstreams: Collection[str],
         wall: Callable[[], float],
     ) -> None:
         self._vitals = vitals

@@ -107,9 +107,12 @@ class Pipeline:
                 events = self._relay(exchange, plan, opened, wish, draft, permit)
             # Closing a generator that never ran skips its `finally`; now it has begun.
             await anext(events)
-        except BaseException as error:
+        except BaseException as caught:
+            error = self.admission.verdict(caught)
             self._close(draft, exchange, permit, error)
-            raise
+            if error is caught:
+                raise
+            raise error from None
         return Reply(
             route=plan.route,
             tier=draft.tier,
@@ -200,9 +203,14 @@ class Pipeline:
                 yield event
             if not tally.finished:
                 raise UpstreamBroken(f"{opened.upstream.name!r} stopped without finishing.")
-        except BaseException as caught:
-            error = caught
+        except GeneratorExit as left:
+            error = self.admission.verdict(left)
             raise
+        except BaseException as caught:
+            error = self.admission.verdict(caught)
+            if error is caught:
+                raise
+            raise error from None
         finally:
             # The books first, in one go without an await, and then the one await: a second
             # cancellation may cut that short, but nothing is left unsettled.

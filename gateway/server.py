@@ -18,6 +18,7 @@ import orjson
 
 from gateway.core.errors import (
     BodyTooLarge,
+    Draining,
     Internal,
     MethodNotAllowed,
     TandemError,
@@ -56,7 +57,7 @@ class ProxyServer:
     """The proxy paths in front, another ASGI application behind.
 
     `guard` says who may speak at all (Host, Origin, content type); `authenticate` says who speaks.
-    Both raise a TandemError.
+    Both raise a TandemError. `cut` says whether a cancellation means that we are leaving.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class ProxyServer:
         authenticate: Callable[[Headers], Caller],
         rest: App,
         max_body: int,
+        cut: Callable[[], bool],
         clock: Callable[[], float],
     ) -> None:
         self._pipeline = pipeline
@@ -76,6 +78,7 @@ class ProxyServer:
         self._authenticate = authenticate
         self._rest = rest
         self._max_body = max_body
+        self.cut = cut
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -141,14 +144,20 @@ class _Cycle:
         except TandemError as error:
             await self._fail(error)
             return
+        except asyncio.CancelledError:
+            if not self._server.cut():
+                raise
+            await self._fail(Draining())
+            return
         task = asyncio.current_task()
         assert task is not None
         watch = self._watch(task)
         try:
             await self._answer(exchange)
         except asyncio.CancelledError:
-            # Cancelled by the client's leaving, which has closed its upstream on the way here.
-            if not self._gone or task.uncancel():
+            # Cancelled by the client's leaving, which has closed its upstream on the way here; or
+            # at the end of the grace, while it waited for a client that does not read.
+            if not (self._gone or self._server.cut()) or task.uncancel():
                 raise
         finally:
             if watch is not None:

@@ -185,6 +185,8 @@ class LlamaCppBackend:
         )
         self._snapshots = -1
         self._pool = resources.pool or ModelPool()
+        self.resident = self._pool.vacant(name)
+        """The model's name in the pool."""
         self.engine = self._engine(self._settings)
         self._upstream = Upstream(
             name=name,
@@ -295,14 +297,14 @@ class LlamaCppBackend:
 
     def _engine(self, settings: EngineSettings) -> ResidentEngine:
         wait = self._options.max_wait
-        return ResidentEngine(settings, name=self._name, pool=self._pool, max_wait=wait)
+        return ResidentEngine(settings, name=self.resident, pool=self._pool, max_wait=wait)
 
     def _join(self, size: int) -> None:
         """Share the machine's memory with the other models."""
         options = self._options
         keep_alive = NEVER if options.keep_alive is None else options.keep_alive
         self._pool.add(
-            Resident(name=self._name, size=size, pinned=options.pin, keep_alive=keep_alive),
+            Resident(name=self.resident, size=size, pinned=options.pin, keep_alive=keep_alive),
             Handle(load=self._load_worker, unload=self._unload_worker),
         )
 
@@ -310,7 +312,7 @@ class LlamaCppBackend:
         """Load the model at the start, if it is to be; else its helper, too, waits to be needed."""
         wish = self._options.preload
         if self._options.pin or (self._pool.budget is None if wish is None else wish):
-            if await self._pool.preload(self._name):
+            if await self._pool.preload(self.resident):
                 return
             log.warning("%s: not loaded at the start: memory.budget is taken", self._name)
         await self.prompts.rest()
@@ -505,16 +507,16 @@ class LlamaCppBackend:
     async def health(self) -> Health:
         if self._detail:
             return Health(ok=False, detail=self._detail)
-        if why := self._pool.refusal(self._name):
+        if why := self._pool.refusal(self.resident):
             return Health(ok=False, detail=why)
-        resident = self._pool.models.get(self._name)
+        resident = self._pool.models.get(self.resident)
         state = "loaded" if resident is None else resident.state
         if state == "loaded" and self.engine.ready is None:
             return Health(ok=False, detail=self.engine.detail)
         return Health(ok=True, detail="" if state == "loaded" else state)
 
     async def aclose(self) -> None:
-        await self._pool.remove(self._name)
+        await self._pool.remove(self.resident)
         await self.engine.aclose()
         await self.prompts.aclose()
         if self._snapshots >= 0:

@@ -61,6 +61,14 @@ class ModelPool:
         """To look at, not to change."""
         return MappingProxyType(self._residency.models)
 
+    def vacant(self, name: str) -> str:
+        """A name for a model that is to come, while another of that name is still there."""
+        taken, count = name, 1
+        while taken in self._handles:
+            count += 1
+            taken = f"{name}#{count}"
+        return taken
+
     def add(self, model: Resident, handle: Handle) -> None:
         """Take a cold model in."""
         self._residency.add(model)

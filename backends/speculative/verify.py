@@ -76,6 +76,7 @@ class VerifySession:
         self._takes_drafts = False
         self._since_pass = 0
         self._rounds = self._drafted = self._accepted = 0
+        self._stopped: asyncio.Future[str] | None = None
 
     async def run(self) -> Ended:
         try:
@@ -98,6 +99,12 @@ class VerifySession:
             seconds=self._clock() - self._began,
         )
 
+    def stop(self, error: TandemError) -> None:
+        """End the session from our side, once it has begun; the edge is told why."""
+        if self._stopped is not None and not self._stopped.done():
+            self._stopped.set_exception(error)
+            self._stopped.exception()  # heard, even if the session is over before it is told
+
     async def _converse(self) -> str:
         try:
             async with asyncio.timeout(OPEN_S):
@@ -106,13 +113,15 @@ class VerifySession:
             raise MalformedMessage("No 'open' came.") from None
         if not isinstance(opening, Open):
             raise MalformedMessage("A session begins with 'open'.")
+        self._stopped = asyncio.get_running_loop().create_future()
         # Answering and listening run side by side: whichever ends first ends the session, so a
         # cancel is heard while the prompt is still waiting for its turn.
         answering = asyncio.create_task(self._answer(opening))
         listening = asyncio.create_task(self._listen())
         try:
-            await asyncio.wait((answering, listening), return_when=asyncio.FIRST_COMPLETED)
-            return (answering if answering.done() else listening).result()
+            sides = (answering, listening, self._stopped)
+            await asyncio.wait(sides, return_when=asyncio.FIRST_COMPLETED)
+            return next(side for side in sides if side.done()).result()
         finally:
             await _ended(answering, listening)
 

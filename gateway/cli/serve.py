@@ -7,10 +7,11 @@ import asyncio
 import gc
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -19,13 +20,15 @@ from gateway.app import Gateway
 from gateway.cli.announce import announce
 from gateway.companion_process import CompanionProcess
 from gateway.config import Config, ConfigError, load
-from gateway.config_sections import CacheSection, ExactCache, Privacy
+from gateway.config_sections import CacheSection, ExactCache, Privacy, Server
 from gateway.core.routing import Zone
 from gateway.discovery import BUNDLED_TARGET, TARGET, Found, discover
 from gateway.limits.keys import OpenGateway, callers_from, check_bind, is_loopback
 from gateway.listen import Listeners, listener
 from gateway.price_notes import price_notes
 from gateway.record import JsonLog
+from gateway.reload import Reloader
+from gateway.surface import Limits
 
 logger = logging.getLogger("tandem.serve")
 
@@ -97,13 +100,54 @@ async def serve(arguments: argparse.Namespace, env: Mapping[str, str]) -> None:
             private = listener("127.0.0.1", config.server.admin_port)
             stack.callback(private.close)
             apps.append((gateway.admin(), private))
-        listeners = Listeners(gateway.drain)
+        listeners = Listeners(gateway, config.server.drain, limits_of(config.server))
         collect_seldom()
         if arguments.fd is None:
             announce(gateway, found, sock.getsockname()[1], env)
         else:
             leave_with_parent(listeners)
+        if arguments.config is not None:
+            watch = asyncio.create_task(reloader(arguments, env, gateway).run(), name="reload")
+            stack.push_async_callback(ended, watch)
+        else:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, listeners.stop)
         await listeners.serve(apps)
+
+
+def reloader(arguments: argparse.Namespace, env: Mapping[str, str], gateway: Gateway) -> Reloader:
+    """What keeps the gateway as its file says."""
+    started = gateway.config
+
+    def read() -> Config:
+        config = completed(from_file(arguments, env), arguments, env)
+        check_bind(started.server.host, bool(config.callers))
+        for section in ("memory", "cache"):
+            if getattr(config, section) != getattr(started, section):
+                logger.warning("a change of `%s:` takes effect at the next start", section)
+        fixed = {name: getattr(started.server, name) for name in ("host", "port", "admin_port")}
+        if any(getattr(config.server, name) != value for name, value in fixed.items()):
+            logger.warning("a change of host or port takes effect at the next start")
+        return replace(config, server=config.server.model_copy(update=fixed))
+
+    return Reloader(
+        arguments.config, read=read, apply=gateway.reload, told=gateway.metrics.reloaded
+    )
+
+
+def limits_of(server: Server) -> Limits:
+    return Limits(
+        header_timeout=server.header_timeout,
+        body_timeout=server.body_timeout,
+        write_timeout=server.write_timeout,
+        connections=server.max_connections,
+        per_address=server.max_connections_per_address,
+    )
+
+
+async def ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 async def configure(
@@ -116,9 +160,7 @@ async def configure(
     found: Found | None = None
     companion: CompanionProcess | None = None
     if arguments.config is not None:
-        config = load(arguments.config, env)
-        if arguments.local_only:
-            config = replace(config, privacy=Privacy(default=Zone.MACHINE))
+        config = from_file(arguments, env)
     elif arguments.companion:
         config = Config.build(upstreams={TARGET: BUNDLED_TARGET})
     else:
@@ -128,6 +170,19 @@ async def configure(
             companion = CompanionProcess(["--model-dir", str(arguments.model_dir)], dict(env))
             upstreams[TARGET] |= {"base_url": companion.base_url, "api_key": companion.key}
         config = Config.build(upstreams=upstreams, privacy={"default": found.default_zone})
+    return completed(config, arguments, env), found, companion
+
+
+def from_file(arguments: argparse.Namespace, env: Mapping[str, str]) -> Config:
+    """What the configuration file says. Raises ConfigError."""
+    config = load(arguments.config, env)
+    if arguments.local_only:
+        config = replace(config, privacy=Privacy(default=Zone.MACHINE))
+    return config
+
+
+def completed(config: Config, arguments: argparse.Namespace, env: Mapping[str, str]) -> Config:
+    """A configuration with what the command line and the environment add to it."""
     if arguments.companion:
         # The gateway before it has the cache, and its clients' `no-cache` does not reach this one.
         config = replace(config, cache=CacheSection(exact=ExactCache(memory=0)))
@@ -136,7 +191,7 @@ async def configure(
     changes = {"host": arguments.host, "port": arguments.port}
     server = config.server.model_copy(update={k: v for k, v in changes.items() if v is not None})
     callers = callers_from(config.callers, env)
-    return replace(config, server=server, callers=callers), found, companion
+    return replace(config, server=server, callers=callers)
 
 
 def bound(arguments: argparse.Namespace, config: Config) -> socket.socket:

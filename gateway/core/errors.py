@@ -8,13 +8,16 @@
     │   ├── AuthenticationFailed  401
     │   ├── Forbidden             403  the key, Host or Origin may not
     │   ├── NotFound              404  unknown model, path or record
+    │   ├── RequestTimeout        408  the client took too long to send it
     │   ├── MethodNotAllowed      405
     │   ├── BodyTooLarge          413
+    │   ├── HeadersTooLarge       431
     │   ├── WrongMediaType        415
     │   └── Superseded            409  a newer request of the same editor session came
     ├── Overloaded                429  queue or rate limit; carries Retry-After
     ├── Unavailable               503  nothing that may serve this request can
     │   ├── LocalUnavailable      503  nothing inside the request's zone can
+    │   ├── Draining              503  the gateway is shutting down; Retry-After
     │   └── ModelLoading          503  a cold local model was not loaded in time; Retry-After
     ├── Internal                  500  our own fault
     └── UpstreamError             502  an upstream failed; the next candidate may be tried
@@ -111,9 +114,20 @@ class MethodNotAllowed(RequestError):
     code = "method_not_allowed"
 
 
+class RequestTimeout(RequestError):
+    status = 408
+    code = "request_timeout"
+    outcome = "timeout"
+
+
 class BodyTooLarge(RequestError):
     status = 413
     code = "request_too_large"
+
+
+class HeadersTooLarge(RequestError):
+    status = 431
+    code = "headers_too_large"
 
 
 class WrongMediaType(RequestError):
@@ -147,6 +161,19 @@ class ModelLoading(Unavailable):
     code = "model_loading"
     retryable = True
     outcome = "shed"
+
+
+class Draining(Unavailable):
+    """The gateway is leaving: refused at the door (`shed`), or cut at the end of the grace."""
+
+    code = "draining"
+    outcome = "shed"
+
+    def __init__(self, *, cut: bool = False) -> None:
+        message = "The gateway is shutting down."
+        super().__init__(message, retry_after=1, headers={"connection": "close"})
+        if cut:
+            self.outcome = "truncated"
 
 
 class LocalUnavailable(Unavailable):

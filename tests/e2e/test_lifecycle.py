@@ -132,6 +132,55 @@ def test_sigterm_lets_streams_finish_and_leaves_nothing(own: Serving) -> None:
     eventually(lambda: not alive(children))
 
 
+def test_row_41_a_stream_that_outlasts_the_grace(tmp_path: Path) -> None:
+    """SIGTERM with a stream longer than `server.drain`: it is told so, exit 0, no process left."""
+    path = tmp_path / "tandem.yaml"
+    path.write_text(
+        "server: {drain: 500ms}\n"
+        'upstreams: {draft: {kind: llama_cpp, zone: machine, model: "bundled:draft",'
+        " context: 16384, slots: 1}}\n"
+    )
+    body = {**LONG, "max_tokens": 16000, "ignore_eos": True}
+    with serve("-c", str(path)) as own, own.client() as client:
+        children = family(own.process.pid)
+        with client.stream("POST", CHAT, json=body) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            own.process.send_signal(signal.SIGTERM)
+            rest = [line for line in lines if line]
+        assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "draining"
+        assert own.process.wait(timeout=40) == 0
+        eventually(lambda: not alive(children))
+
+
+def test_row_40_a_local_model_changes_beside_its_stream(tmp_path: Path) -> None:
+    """A local model with other options is loaded beside the old one, whose stream ends well and
+    whose worker then goes.
+    """
+    path = tmp_path / "tandem.yaml"
+    text = (
+        'upstreams: {draft: {kind: llama_cpp, zone: machine, model: "bundled:draft",'
+        " context: 4096, slots: %d}}\n"
+    )
+    path.write_text(text % 1)
+    body = {**LONG, "max_tokens": 2000, "ignore_eos": True}
+    with serve("-c", str(path)) as own, own.client() as client:
+        (before,) = workers(own.process.pid)
+        with client.stream("POST", CHAT, json=body) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            path.write_text(text % 2)
+            eventually(lambda: "tandem_config_reloads_total{" in client.get("/metrics").text)
+            assert client.post(CHAT, json={**LONG, "stream": False}).status_code == 200
+            rest = [line for line in lines if line]
+        assert rest[-1] == "data: [DONE]"
+        eventually(lambda: workers(own.process.pid) not in ([], [before]))
+        eventually(lambda: before not in workers(own.process.pid))
+        metrics = client.get("/metrics").text
+        assert 'tandem_config_reloads_total{result="ok"} 1' in metrics
+        assert own.stop() == 0
+
+
 def test_sigkill_leaves_no_orphans(own: Serving) -> None:
     """Even when the gateway is killed outright, its workers and its companion go too."""
     children = family(own.process.pid)

@@ -89,6 +89,47 @@ def test_a_session_by_hand() -> None:
     asyncio.run(scenario())
 
 
+def test_row_41_a_session_is_told_why_it_ends() -> None:
+    """Draining refuses new sessions with a 503; one that outlasts the grace gets a typed error and
+    a close in good order, and is recorded.
+    """
+
+    class Stuck(ToyModel):
+        async def prompt(self, request: Any) -> tuple[int, ...]:
+            asked.set()
+            await asyncio.Event().wait()
+            return ()
+
+    async def scenario() -> None:
+        ended: list[Ended] = []
+        draining = False
+        endpoint = CompanionEndpoint(
+            guard=guard,
+            authenticate=authenticate,
+            resolve=resolver({"toy": Stuck("toy")}),
+            ended=ended.append,
+            draining=lambda: draining,
+        )
+        async with serving(endpoint) as base_url:
+            url = base_url.replace("http:", "ws:") + PATH
+            socket = await dial(url)
+            body = {"model": "toy", "messages": [{"role": "user", "content": "hi"}]}
+            await socket.send(opening(request=body))
+            async with asyncio.timeout(10):
+                await asked.wait()
+            draining = True
+            with pytest.raises(InvalidStatus) as caught:
+                await dial(url)
+            assert caught.value.response.status_code == 503
+            endpoint.cut()
+            (said,) = await read_all(socket)
+            assert (said["type"], said["code"]) == ("error", "draining")
+            assert [end.outcome for end in ended] == ["draining"]
+
+    asked = asyncio.Event()
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize(
     ("key", "path", "origin", "status"),
     [

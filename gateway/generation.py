@@ -1,0 +1,238 @@
+"""Everything that one configuration makes. A reload makes the next, whole, before it takes over.
+
+Here concrete parts are picked; app.py has what outlives a configuration. An upstream whose options
+and parts are the same in the next configuration goes over as it is: its worker, its connections and
+what is known of its health are not touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from backends import BACKENDS
+from backends.base import Backend, Resources
+from backends.engine.backend import LlamaCppBackend
+from backends.speculative.seams import Ended
+from gateway.admin import AdminParts, admin_app
+from gateway.admission import Admission
+from gateway.cache.base import Cache
+from gateway.companion import CompanionEndpoint, resolver
+from gateway.config import Config
+from gateway.core.exchange import ExchangeRecord
+from gateway.core.registry import load
+from gateway.core.routing import Facts, Zone
+from gateway.cors import AllowedOrigins
+from gateway.dialects import DIALECTS
+from gateway.epoch import Epoch
+from gateway.fleet import Fleet
+from gateway.limits.keys import Keys, is_loopback
+from gateway.limits.local_origin import LocalOrigin
+from gateway.pipeline import Pipeline
+from gateway.plan import Alias, Planner, Rulebook
+from gateway.record import RecordStore
+from gateway.server import App, ProxyServer, Receive, Scope, Send
+from gateway.settle import Energy
+from router_policies.chain import build as build_policy
+from router_policies.pin import PinPolicy
+from router_policies.rules import locality, min_bits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What every generation uses, and none owns."""
+
+    resources: Resources
+    admission: Admission
+    records: RecordStore
+    cache: Cache | None
+    energy: Energy
+    record: Callable[[ExchangeRecord], None]
+    session_ended: Callable[[Ended], None]
+    render_metrics: Callable[[str], tuple[bytes, str]]
+    companion: bool
+
+
+class Generation:
+    """One configuration at work. `before` is the one that it follows."""
+
+    def __init__(self, config: Config, shared: Shared, before: Generation | None = None) -> None:
+        self.config = config
+        self._shared = shared
+        kept = unchanged(config, before.config, before.backends) if before else {}
+        self.backends: dict[str, Backend] = build_backends(config, shared.resources, kept)
+        known = before.fleet if before else None
+        self.fleet: Fleet = Fleet(self.backends, time.monotonic, known)
+        self.keys = Keys(config.callers)
+        self.pipeline = Pipeline(
+            fleet=self.fleet,
+            planner=Planner(self.fleet, rulebook(config)),
+            admission=shared.admission,
+            cache=shared.cache,
+            record=shared.record,
+            energy=shared.energy,
+            clock=time.monotonic,
+            wall=time.time,
+        )
+        walls = LocalOrigin(
+            allowed_hosts=config.server.allowed_hosts,
+            allowed_origins=config.server.allowed_origins,
+        )
+        self._guard = nobody_else if config.callers else walls.check
+        self._sessions = self._companion()
+        loopback = is_loopback(config.server.host)
+        self.epoch = Epoch(
+            public=self._public(self._admin(metrics_here=loopback)),
+            private=self._admin(metrics_here=True),
+        )
+
+    def cut(self) -> None:
+        """End what is still inside: the grace is over."""
+        self.epoch.cut()
+        self._sessions.cut()
+
+    @property
+    def local(self) -> dict[str, LlamaCppBackend]:
+        return {n: b for n, b in self.backends.items() if isinstance(b, LlamaCppBackend)}
+
+    def local_models(self) -> dict[str, Mapping[str, Any]]:
+        """What each local model is doing in memory: cold, queued, loading, loaded, unloading."""
+        pool = self._shared.resources.pool
+        return {
+            name: pool.progress(backend.resident)
+            for name, backend in self.local.items()
+            if pool is not None and backend.resident in pool.models
+        }
+
+    def _admin(self, *, metrics_here: bool) -> App:
+        return admin_app(
+            AdminParts(
+                fleet=self.fleet,
+                aliases=self.pipeline.planner.rulebook.aliases,
+                admission=self._shared.admission,
+                records=self._shared.records,
+                guard=self._guard,
+                authenticate=self.keys.authenticate,
+                local_models=self.local_models,
+                render_metrics=self._shared.render_metrics,
+                metrics_here=metrics_here,
+            )
+        )
+
+    def _companion(self) -> CompanionEndpoint:
+        return CompanionEndpoint(
+            guard=self._guard,
+            authenticate=self.keys.authenticate,
+            resolve=resolver(self.local),
+            ended=self._shared.session_ended,
+            draining=lambda: self._shared.admission.draining,
+        )
+
+    def _public(self, admin: App) -> App:
+        dialects = {path: load(DIALECTS, path, what="path")() for path in DIALECTS}
+        dialects |= {path.removeprefix("/v1"): each for path, each in dialects.items()}
+        proxy = ProxyServer(
+            pipeline=self.pipeline,
+            dialects=dialects,
+            guard=self._guard,
+            authenticate=self.keys.authenticate,
+            rest=_Rest(admin, self._sessions if self._shared.companion else None),
+            max_body=self.config.server.max_body,
+            cut=lambda: self._shared.admission.over,
+            clock=time.monotonic,
+        )
+        origins = self.config.server.allowed_origins
+        return AllowedOrigins(proxy, origins) if origins else proxy
+
+
+class _Rest:
+    """What is not a proxy path: WebSocket sessions, and FastAPI for plain HTTP."""
+
+    def __init__(self, admin: App, sessions: CompanionEndpoint | None) -> None:
+        self._admin = admin
+        self._sessions = sessions
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            if self._sessions is not None:
+                await self._sessions(scope, receive, send)
+            else:
+                await receive()
+                await send({"type": "websocket.close", "code": 1008})
+        elif scope["type"] == "http":
+            await self._admin(scope, receive, send)
+
+
+def unchanged(
+    config: Config, before: Config, backends: Mapping[str, Backend]
+) -> dict[str, Backend]:
+    """The backends that `config` goes on with: same options, and so all their parts."""
+    kept: dict[str, Backend] = {}
+    for name in config.build_order:
+        options = config.upstreams[name]
+        parts = load(BACKENDS, options.kind, what="kind").parts(options)
+        if options == before.upstreams.get(name) and all(part in kept for part in parts):
+            kept[name] = backends[name]
+    return kept
+
+
+def build_backends(
+    config: Config, resources: Resources, kept: Mapping[str, Backend] | None = None
+) -> dict[str, Backend]:
+    """All upstreams, each after its parts, but for those that are `kept`. Nothing is started."""
+    built: dict[str, Backend] = {}
+    for name in config.build_order:
+        if kept and name in kept:
+            built[name] = kept[name]
+            continue
+        options = config.upstreams[name]
+        kind = load(BACKENDS, options.kind, what="kind")
+        lent = Resources(
+            backends={part: built[part] for part in kind.parts(options)},
+            transport=resources.transport,
+            model_dir=resources.model_dir,
+            threads=resources.threads,
+            pool=resources.pool,
+        )
+        built[name] = kind(name, options, lent)
+    return built
+
+
+def rulebook(config: Config) -> Rulebook:
+    """The configuration's say on routing, compiled once."""
+    settings = config.policy_settings
+    aliases = {
+        name: Alias(
+            candidates=alias.candidates,
+            policy=build_policy(alias.policy, settings),
+            deadline_s=alias.deadline,
+            min_bits=alias.min_bits,
+        )
+        for name, alias in config.aliases.items()
+    }
+
+    def by_rule(facts: Facts) -> Zone | None:
+        return locality(config.rules, facts)
+
+    def bits(facts: Facts) -> float | None:
+        return min_bits(config.rules, facts)
+
+    return Rulebook(
+        aliases=aliases,
+        pin=PinPolicy(),
+        locality=by_rule,
+        min_bits=bits,
+        reach=config.reach,
+        headers=config.rule_headers,
+        default_zone=config.privacy.default,
+        epoch=hashlib.sha256(repr((config.aliases, config.rules)).encode()).hexdigest()[:16],
+        deadline_s=config.server.deadline,
+        strict_parameters=config.server.strict_parameters,
+    )
+
+
+def nobody_else(method: str, headers: Mapping[str, str]) -> None:
+    """Where keys are needed, a web page has none to send: no further wall."""
