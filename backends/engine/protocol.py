@@ -44,8 +44,8 @@ import asyncio
 import socket
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypeAlias
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgpack
 
@@ -154,8 +154,7 @@ class Job:
         return cls(**values)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Output:
+class Output(NamedTuple):
     """What one step did for one sequence.
 
     `base` is the position of the first of `tokens`. `text` is what may be shown now: whole UTF-8,
@@ -187,20 +186,18 @@ class Output:
     prompt: bool = False
     prediction: tuple[int, int] = (0, 0)
 
-    def pack(self) -> list[Any]:
-        """Positional, since there is one for every token."""
-        return [getattr(self, name) for name in _OUTPUT]
-
     @classmethod
     def unpack(cls, values: list[Any]) -> Output:
-        output = dict(zip(_OUTPUT, values, strict=True))
-        output["tokens"] = tuple(output["tokens"])
-        output["prediction"] = tuple(output["prediction"])
-        output["logprobs"] = logprobs.unpack(output["logprobs"]) if output["logprobs"] else ()
-        return cls(**output)
+        """From its frame, where it stands as a list. One for every token: keep it cheap."""
+        if len(values) != len(cls._fields):
+            raise FrameError(f"an output of {len(values)} values")
+        values[_TOKENS] = tuple(values[_TOKENS])
+        values[_PREDICTION] = tuple(values[_PREDICTION])
+        values[_LOGPROBS] = logprobs.unpack(values[_LOGPROBS]) if values[_LOGPROBS] else ()
+        return cls._make(values)
 
 
-_OUTPUT = tuple(f.name for f in fields(Output))
+_TOKENS, _PREDICTION, _LOGPROBS = map(Output._fields.index, ("tokens", "prediction", "logprobs"))
 
 # The words that an Output's `error` begins with.
 OVERLOADED = "overloaded"

@@ -367,7 +367,7 @@ class Worker:
         vectors = [] if self._embedder is None else self._embedder.step()
         frame: Wire = {
             "op": "step",
-            "out": [output.pack() for output in outputs],
+            "out": outputs,
             "seen": self._seen,
             "idle": self._idle,
         }

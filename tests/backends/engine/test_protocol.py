@@ -36,7 +36,7 @@ def test_what_is_sent_is_received() -> None:
     ready = Ready(vocab=1, context=2, slots=3, threads=4, load_s=0.5, meta={"a": "b"})
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        ours.sendall(encode(job.pack()) + encode({"out": [output.pack()]}) + encode(ready.pack()))
+        ours.sendall(encode(job.pack()) + encode({"out": [output]}) + encode(ready.pack()))
         submit, step, first = receive(theirs), receive(theirs), receive(theirs)
     assert submit is not None and step is not None and first is not None
     assert Job.unpack(submit) == job
