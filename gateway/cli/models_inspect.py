@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from backends.engine.gguf import Gguf, GgufError, read
 from backends.engine.memory import Context, bytes_per_token, memory, quantized_kv_refusal
 from backends.engine.shape import Layer, Shape, shape
+from gateway.cli.model_file import model_file
 
 KV_TYPES = ("f16", "q8_0", "q4_0")
 CONTEXTS = (4096, 8192, 32768, 131072)
@@ -28,7 +28,12 @@ COMMON: tuple[tuple[str, int, int, int, float | None], ...] = (
 
 def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = actions.add_parser("inspect", help="what a GGUF file is, and the memory it takes")
-    parser.add_argument("file", type=Path, nargs="?")
+    parser.add_argument(
+        "file",
+        type=model_file,
+        nargs="?",
+        help="a path, a file in the model directory, bundled:NAME",
+    )
     parser.add_argument(
         "--table", action="store_true", help="KV bytes a token of common models, and totals"
     )

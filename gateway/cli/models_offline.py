@@ -10,20 +10,21 @@ from pathlib import Path
 
 from backends.engine.gguf import GgufError, read
 from backends.engine.offline_client import OfflineFailed, run
+from gateway.cli.model_file import model_file
 
 TYPES = ("Q4_K_M", "Q5_K_M", "Q8_0")
 
 
 def add_parsers(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     quantize = actions.add_parser("quantize", help="write a model in fewer bits")
-    quantize.add_argument("source", type=Path)
+    quantize.add_argument("source", type=model_file)
     quantize.add_argument("target", type=Path)
     quantize.add_argument("--type", choices=TYPES, default="Q4_K_M")
     quantize.add_argument("--force", action="store_true", help="replace TARGET if it exists")
     quantize.set_defaults(run=run_quantize)
     compare = actions.add_parser("compare", help="what a quantization costs: two files, one text")
-    compare.add_argument("a", type=Path)
-    compare.add_argument("b", type=Path)
+    compare.add_argument("a", type=model_file)
+    compare.add_argument("b", type=model_file)
     compare.add_argument("--text", type=Path, help="a text that neither was trained on")
     compare.set_defaults(run=run_compare)
     for parser in (quantize, compare):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,17 @@ def test_inspect_tells_what_matters(capsys: pytest.CaptureFixture[str]) -> None:
         f"{CONTEXT:>9} tokens",
     ):
         assert part in out
+
+
+def test_files_go_by_the_names_that_a_configuration_uses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`bundled:target` and a file of the model directory are found; a path goes before both."""
+    monkeypatch.setenv("TANDEM_MODELS", str(tmp_path))
+    shutil.copy(TARGET, tmp_path / "mine.gguf")
+    for named in ("bundled:target", "mine.gguf", str(TARGET)):
+        status, out, _ = tandem(capsys, "inspect", named)
+        assert status == 0 and "512 tokens" in out
 
 
 def test_inspect_of_odd_heads_says_why_kv_is_f16(
