@@ -1,8 +1,9 @@
 """The one door to HTTP upstreams: egress check, four clocks, size caps, and the error mapping.
 
-Everything goes through an `httpx.AsyncBaseTransport`, called directly: AsyncClient.send would cost
-more than the rest of a proxied request (relay.md section 2), and redirects, cookies, environment
-proxies and decompression, which it brings, are what an egress door must not have.
+Everything goes through an `httpx.AsyncBaseTransport` by one of its doors (door.py), never through
+AsyncClient: its `send` would cost more than the rest of a proxied request (relay.md section 2), and
+redirects, cookies, environment proxies and decompression, which it brings, are what an egress door
+must not have.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ import math
 import socket
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
-from contextlib import aclosing
+from collections.abc import Awaitable
 from functools import cache
 from typing import Any, TypeVar
 
 import httpx
 from pydantic import BaseModel, ConfigDict, Field
 
-from backends.http1 import FRESH, Http1Transport
+from backends.door import Answer, RawHeaders, Target, door, target
+from backends.http1 import Http1Transport
 from backends.http_errors import rejection, reported, scrub
 from gateway.core.errors import (
     LocalUnavailable,
@@ -156,6 +157,7 @@ class HttpUpstream:
         self._zone = zone
         self._transport = transport
         self._timeouts = timeouts or Timeouts()
+        self._door = door(transport, self._timeouts.connect)
         self._max_body_bytes = max_body_bytes
         self._secrets = (api_key,) if api_key else ()
         self._headers = httpx.Headers(
@@ -169,17 +171,18 @@ class HttpUpstream:
         )
         if api_key:
             self._headers["authorization"] = f"Bearer {api_key}"
-        self._limits_seen = httpx.Headers(), 0.0
-        connect = self._timeouts.connect
-        # Reads have no limit here: it would be per read, and `Clock` limits what matters.
-        self._limits = {"connect": connect, "pool": connect, "read": None, "write": 30.0}
+        self._limits_seen: tuple[RawHeaders, float] = [], 0.0
+
+    def target(self, url: httpx.URL, method: str = "POST") -> Target:
+        """An address of this upstream's, to be asked often."""
+        return target(method, url, self._headers)
 
     def clock(self, call: Call, *, streaming: bool) -> Clock:
         return Clock(self.name, self._timeouts, call, streaming=streaming)
 
     async def post(
-        self, url: httpx.URL, body: bytes, call: Call, clock: Clock, *, expect: str
-    ) -> httpx.Response:
+        self, to: Target, body: bytes, call: Call, clock: Clock, *, expect: str
+    ) -> Answer:
         """A 200 of media type `expect`, its body unread. Whoever gets it must `close` it.
 
         Raises LocalUnavailable before any connection is opened if the request's zone does not
@@ -189,49 +192,39 @@ class HttpUpstream:
             raise LocalUnavailable(
                 f"Upstream {self.name!r} lies outside the request's zone {call.zone.label!r}."
             )
-        response = None
+        answer = None
         try:
-            response = await self._open(self._request("POST", url, body), clock)
-            await self._accept(response, clock, expect)
+            answer = await self._ask(to, body, clock)
+            await self._accept(answer, clock, expect)
         except BaseException:
-            await self.close(response, clock)
+            await self.close(answer, clock)
             raise
-        return response
+        return answer
 
-    async def close(self, response: httpx.Response | None, clock: Clock) -> None:
+    async def close(self, answer: Answer | None, clock: Clock) -> None:
         """The end of an attempt, on every way out."""
         clock.stop()
-        if response is not None:
-            # Not Response.aclose, which does this and costs more than the rest of closing.
-            await _stream(response).aclose()
+        if answer is not None:
+            await answer.close()
 
-    async def parts(self, response: httpx.Response, clock: Clock) -> AsyncGenerator[bytes, None]:
-        """The body as it arrives, undecoded. Raises UpstreamBroken if it is cut."""
-        reading = aiter(_stream(response))
-        step = reading.__anext__
+    async def part(self, answer: Answer, clock: Clock) -> bytes:
+        """More of the body as it arrives, undecoded; b"" at its end. UpstreamBroken if it is cut."""
         try:
-            while True:
-                yield await clock.wait(step())
-        except StopAsyncIteration:
-            pass
+            return await clock.wait(answer.read())
         except httpx.TransportError as error:
             raise self._cut(error) from error
-        finally:
-            # Left to the garbage collector, it would hold the connection until then.
-            if isinstance(reading, AsyncGenerator):
-                await reading.aclose()
 
-    async def read(self, response: httpx.Response, clock: Clock) -> bytes:
+    async def read(self, answer: Answer, clock: Clock) -> bytes:
         """The whole body. Raises UpstreamBroken (`upstream_too_large`) beyond the cap."""
         try:
-            return await clock.wait(self._whole(response))
+            return await clock.wait(self._whole(answer))
         except httpx.TransportError as error:
             raise self._cut(error) from error
 
-    async def _whole(self, response: httpx.Response) -> bytes:
+    async def _whole(self, answer: Answer) -> bytes:
         parts: list[bytes] = []
         size = 0
-        async for part in _stream(response):
+        while part := await answer.read():
             parts.append(part)
             size += len(part)
             if size > self._max_body_bytes:
@@ -241,11 +234,11 @@ class HttpUpstream:
                 )
         return b"".join(parts)
 
-    async def drain(self, parts: AsyncIterator[bytes]) -> None:
+    async def drain(self, answer: Answer, clock: Clock) -> None:
         """Read a finished stream's last bytes; a connection closed before them is lost."""
         try:
             async with asyncio.timeout(DRAIN_S):
-                await anext(parts, None)
+                await self.part(answer, clock)
         except (TimeoutError, TandemError):
             pass  # the answer is whole: how its connection ends is nobody's concern
 
@@ -255,18 +248,18 @@ class HttpUpstream:
         Raises UpstreamError.
         """
         clock = Clock(self.name, Timeouts(document=timeout_s), Call(id="health"), streaming=False)
-        response = None
+        answer = None
         try:
-            response = await self._open(self._request("GET", url), clock)
-            return response.status_code, await self._beginning(response, clock)
+            answer = await self._ask(self.target(url, "GET"), b"", clock)
+            return answer.status, await self._beginning(answer, clock)
         finally:
-            await self.close(response, clock)
+            await self.close(answer, clock)
 
     @property
     def limits_seen(self) -> tuple[list[tuple[str, str]], float]:
         """The latest headers that may speak of rate limits, and when they came (wall clock)."""
         headers, seen = self._limits_seen
-        return headers.multi_items(), seen
+        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers], seen
 
     async def aclose(self) -> None:
         await self._transport.aclose()
@@ -287,58 +280,43 @@ class HttpUpstream:
         """The error for one that came inside a stream or under 200."""
         return reported(self.name, error, self._secrets)
 
-    def _request(
-        self, method: str, url: httpx.URL, body: bytes = b"", *, fresh: bool = False
-    ) -> httpx.Request:
-        headers = self._headers.copy()
-        headers["content-length"] = str(len(body))
-        extensions: dict[str, Any] = {"timeout": self._limits}
-        if fresh:
-            extensions[FRESH] = True
-        # Given as a stream, the body is not looked at by httpx, which would double the cost.
-        return httpx.Request(
-            method, url, headers=headers, stream=httpx.ByteStream(body), extensions=extensions
-        )
-
-    async def _open(self, request: httpx.Request, clock: Clock) -> httpx.Response:
+    async def _ask(self, to: Target, body: bytes, clock: Clock) -> Answer:
         try:
-            return await clock.wait(self._transport.handle_async_request(request))
+            return await clock.wait(self._door.ask(to, body))
         except httpx.TransportError as error:
             if not _closed_unanswered(error):
                 raise self._unreachable(error) from error
         # The upstream had closed a kept-alive connection while we picked it up. Nothing of an
         # answer was received, so once more, on a fresh one (operations.md 2.4, row 5).
-        again = self._request(request.method, request.url, await request.aread(), fresh=True)
         try:
-            return await clock.wait(self._transport.handle_async_request(again))
+            return await clock.wait(self._door.ask(to, body, fresh=True))
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
 
-    async def _accept(self, response: httpx.Response, clock: Clock, expect: str) -> None:
-        status, headers = response.status_code, response.headers
+    async def _accept(self, answer: Answer, clock: Clock, expect: str) -> None:
+        status, headers = answer.status, answer.headers
         if status in (httpx.codes.OK, httpx.codes.TOO_MANY_REQUESTS):
             self._limits_seen = headers, time.time()
         if status != httpx.codes.OK:
-            raise self.rejection(status, headers, await self._beginning(response, clock))
-        encoding = headers.get("content-encoding", "identity").strip().lower()
+            body = await self._beginning(answer, clock)
+            raise self.rejection(status, httpx.Headers(headers), body)
+        encoding = _field(headers, b"content-encoding")
         if encoding not in ("", "identity"):
             # Unasked. 200 KB of it can be 200 MB (operations.md 2.4, row 15): not decoded at all.
             raise self.broken("sent a compressed answer, which was not asked for")
-        media_type = headers.get("content-type", expect).partition(";")[0].strip().lower()
-        if media_type == expect:
+        media_type = _field(headers, b"content-type").partition(";")[0].strip()
+        if media_type in (expect, ""):
             return
         if media_type == "application/json":  # an error under 200, most likely
-            raise self.rejection(status, headers, await self._beginning(response, clock))
+            body = await self._beginning(answer, clock)
+            raise self.rejection(status, httpx.Headers(headers), body)
         raise self.broken(f"answered with {media_type[:60]!r} instead of {expect!r}")
 
-    async def _beginning(self, response: httpx.Response, clock: Clock) -> bytes:
+    async def _beginning(self, answer: Answer, clock: Clock) -> bytes:
         body = bytearray()
         try:
-            async with aclosing(self.parts(response, clock)) as parts:
-                async for part in parts:
-                    body += part
-                    if len(body) >= MAX_ERROR_BODY:
-                        break
+            while len(body) < MAX_ERROR_BODY and (part := await self.part(answer, clock)):
+                body += part
         except UpstreamBroken:
             pass  # cut: the status says enough
         return bytes(body[:MAX_ERROR_BODY])
@@ -370,10 +348,9 @@ class HttpUpstream:
         return self.broken("closed the connection in the middle of its answer")
 
 
-def _stream(response: httpx.Response) -> httpx.AsyncByteStream:
-    stream = response.stream
-    assert isinstance(stream, httpx.AsyncByteStream)
-    return stream
+def _field(headers: RawHeaders, name: bytes) -> str:
+    """A header's value in lower case; a repeated one's values are one list, as HTTP has it."""
+    return b", ".join([value for each, value in headers if each == name]).decode("latin-1").lower()
 
 
 def _closed_unanswered(error: httpx.TransportError) -> bool:

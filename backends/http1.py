@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import httpx
@@ -44,30 +44,47 @@ class Http1Transport(httpx.AsyncBaseTransport):
         Raises httpx.TransportError. `RemoteProtocolError("Server disconnected…")` says that the
         connection ended before one byte of an answer.
         """
-        url = request.url
-        origin = (url.raw_scheme, url.host, url.port or (443 if url.scheme == "https" else 80))
         limits = request.extensions.get("timeout", {})
         given = request.stream
         # Not Request.aread: a body that is there already needs no asynchronous walk.
         body = b"".join(given) if isinstance(given, httpx.ByteStream) else await request.aread()
-        connection = None if FRESH in request.extensions else self._kept(origin)
+        answer = await self.exchange(
+            origin_of(request.url),
+            _head(request),
+            body,
+            limits.get("connect"),
+            fresh=FRESH in request.extensions,
+        )
+        return httpx.Response(
+            answer.status,
+            headers=answer.headers,
+            stream=_Body(answer),
+            extensions={
+                "http_version": b"HTTP/1.1",
+                "reason_phrase": answer.reason,
+                "network_stream": answer.connection,
+            },
+        )
+
+    async def exchange(
+        self,
+        origin: Origin,
+        head: bytes,
+        body: bytes,
+        connect_s: float | None,
+        *,
+        fresh: bool = False,
+    ) -> Http1Answer:
+        """The same in bytes: `head` is a whole one, with its blank line. `close` the answer."""
+        connection = None if fresh else self._kept(origin)
         if connection is None:
-            connection = await self._connect(origin, limits.get("connect"))
+            connection = await self._connect(origin, connect_s)
         try:
-            status, reason, headers = await connection.ask(_head(request), body)
+            await connection.ask(head, body)
         except BaseException:
             connection.close()
             raise
-        return httpx.Response(
-            status,
-            headers=headers,
-            stream=_Body(connection),
-            extensions={
-                "http_version": b"HTTP/1.1",
-                "reason_phrase": reason,
-                "network_stream": connection,
-            },
-        )
+        return Http1Answer(connection)
 
     @property
     def idle(self) -> int:
@@ -136,24 +153,56 @@ class Http1Transport(httpx.AsyncBaseTransport):
         return connection
 
 
-class _Body(httpx.AsyncByteStream):
-    """A response's body as it arrives, one part for what one or more reads of the socket held."""
+class Http1Answer:
+    """An answer whose head is there, and its body as it arrives."""
+
+    __slots__ = ("_closed", "connection", "headers", "status")
 
     def __init__(self, connection: Connection) -> None:
-        self._connection: Connection | None = connection
+        self.connection = connection
+        self.status = connection.status
+        self.headers = connection.headers
+        self._closed = False
+
+    @property
+    def reason(self) -> bytes:
+        return self.connection.reason
+
+    def read(self) -> Awaitable[bytes]:
+        """What one or more reads of the socket held; b"" at the end. Not after `close`."""
+        assert not self._closed
+        return self.connection.read()
+
+    async def close(self) -> None:
+        """Only after the whole body can the connection be kept. Idempotent: it may serve others."""
+        if not self._closed:
+            self._closed = True
+            self.connection.done()
+
+
+class _Body(httpx.AsyncByteStream):
+    """An answer's body in httpx's terms."""
+
+    def __init__(self, answer: Http1Answer) -> None:
+        self._answer: Http1Answer | None = answer
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
-        if self._connection is not None and (part := await self._connection.read()):
+        if self._answer is not None and (part := await self._answer.read()):
             return part
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            connection.done()
+        if self._answer is not None:
+            answer, self._answer = self._answer, None
+            await answer.close()
+
+
+def origin_of(url: httpx.URL) -> Origin:
+    """What one pool of connections serves."""
+    return url.raw_scheme, url.host, url.port or (443 if url.scheme == "https" else 80)
 
 
 def _head(request: httpx.Request) -> bytes:

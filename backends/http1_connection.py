@@ -50,9 +50,9 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self._error: httpx.TransportError | None = None
         # This answer's.
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._reason = b""
-        self._status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.reason = b""
+        self.status = 0
         self._silent = 0
         self._parts: list[bytes] = []
         self._size = 0
@@ -74,13 +74,13 @@ class Connection(asyncio.Protocol):
         """As httpcore's network streams have it; `socket` is the socket."""
         return None if self._transport is None else self._transport.get_extra_info(name)
 
-    async def ask(self, head: bytes, body: bytes) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
-        """Send a request, wait for the head of its answer: status, reason, headers."""
+    async def ask(self, head: bytes, body: bytes) -> None:
+        """Send a request, wait for the head of its answer: then status, reason, headers are its."""
         transport = self._transport
         if transport is None or self._gone:
             raise _unanswered()
         self._asked = True
-        self._headers, self._status, self._silent = [], 0, 0
+        self.headers, self.status, self._silent = [], 0, 0
         self._framed = self._complete = self._keep = False
         self._head = self._loop.create_future()
         # Not waited for until it has gone out: who does not read a request is a matter of the clock
@@ -91,7 +91,6 @@ class Connection(asyncio.Protocol):
             transport.writelines((head, body))
         await self._head
         self._head = None
-        return self._status, self._reason, self._headers
 
     async def read(self) -> bytes:
         """What has come of the body since the last read; b"" at its end.
@@ -192,13 +191,14 @@ class Connection(asyncio.Protocol):
 
     def on_status(self, status: bytes) -> None:
         if not self._complete:
-            self._reason = status
+            self.reason = status
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._status:
+        if self.status:
             return  # a trailer, or a second answer's
-        self._headers.append((name, value))
-        if name.lower() in (b"content-length", b"transfer-encoding"):
+        name = name.lower()
+        self.headers.append((name, value))
+        if name == b"content-length" or name == b"transfer-encoding":
             self._framed = True
 
     def on_headers_complete(self) -> None:
@@ -206,12 +206,10 @@ class Connection(asyncio.Protocol):
             return
         status = self._parser.get_status_code()
         if 100 <= status < 200:
-            self._headers, self._framed = (
-                [],
-                False,
-            )  # 100 Continue, 103 Early Hints: the answer is still to come
+            # 100 Continue, 103 Early Hints: the answer is still to come.
+            self.headers, self._framed = [], False
             return
-        self._status = status
+        self.status = status
         self._framed = self._framed or status in NO_CONTENT
         if self._head is not None and not self._head.done():
             self._head.set_result(None)
@@ -224,7 +222,7 @@ class Connection(asyncio.Protocol):
         self._parts.append(body)
 
     def on_message_complete(self) -> None:
-        if self._status and not self._complete:
+        if self.status and not self._complete:
             self._complete = True
             self._keep = self._parser.should_keep_alive()  # it forgets with the next byte
 

@@ -7,7 +7,6 @@ carries the frame it came from, so that the dialect can pass the upstream's own 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, ClassVar, Final
 
@@ -17,6 +16,7 @@ import orjson
 from backends import prefix
 from backends.base import Health, Options, Resources
 from backends.discovery import Served, served
+from backends.door import Target
 from backends.http import HttpUpstream, default_transport
 from backends.openai_options import OpenAIOptions
 from backends.profiles import Continuation
@@ -56,7 +56,6 @@ class OpenAIBackend:
         assert base_url is not None  # OpenAIOptions has seen to it
         self._root = httpx.URL(base_url.removesuffix("/v1") + "/")
         self._api = self._root.join("v1/") if self.profile.versioned else httpx.URL(base_url + "/")
-        self._urls = {path: self._api.join(path) for path in OWN_DIALECTS.values()}
         self._http = HttpUpstream(
             name=name,
             host=self._api.netloc.decode("ascii"),
@@ -66,6 +65,9 @@ class OpenAIBackend:
             timeouts=options.timeouts,
             max_body_bytes=options.max_body_bytes,
         )
+        self._targets = {
+            path: self._http.target(self._api.join(path)) for path in OWN_DIALECTS.values()
+        }
         self._goes_on, self._repeats = options.goes_on()
         self._learned = not self.profile.self_hosted
         self._upstream = Upstream(
@@ -118,33 +120,32 @@ class OpenAIBackend:
         body = orjson.dumps(self.body(request))
         clock = self._http.clock(call, streaming=request.stream)
         expect = "text/event-stream" if request.stream else "application/json"
-        response = await self._http.post(self._url(request), body, call, clock, expect=expect)
+        answer = await self._http.post(self._target(request), body, call, clock, expect=expect)
         try:
             if not request.stream:
-                answer = await self._http.read(response, clock)
+                document = await self._http.read(answer, clock)
                 if request.endpoint is Endpoint.EMBEDDINGS:
-                    yield self._embeddings(answer, request)
+                    yield self._embeddings(document, request)
                 else:
-                    yield self._document(answer, own_wire)
+                    yield self._document(document, own_wire)
                 return
             stream = ChunkStream(
                 own_wire=own_wire,
                 usage_paths=self.profile.usage_paths,
                 max_frame=self.options.max_event_bytes,
             )
-            async with aclosing(self._http.parts(response, clock)) as parts:
-                async for part in parts:
-                    for event in self._events(stream, part):
-                        yield event
-                        if is_content(event):
-                            clock.restart()
-                    if stream.done:
-                        await self._http.drain(parts)
-                        return
+            while part := await self._http.part(answer, clock):
+                for event in self._events(stream, part):
+                    yield event
+                    if is_content(event):
+                        clock.restart()
+                if stream.done:
+                    await self._http.drain(answer, clock)
+                    return
             if not stream.complete:
                 raise self._http.broken("ended its stream without a finish")
         finally:
-            await self._http.close(response, clock)
+            await self._http.close(answer, clock)
 
     def body(self, request: ChatRequest) -> dict[str, Any]:
         """What is sent: the client's own body where the wire is the same, made to fit."""
@@ -225,12 +226,12 @@ class OpenAIBackend:
         chat = self._goes_on is not Continuation.NONE
         return frozenset({Endpoint.COMPLETION, Endpoint.CHAT} if chat else {Endpoint.COMPLETION})
 
-    def _url(self, request: ChatRequest) -> httpx.URL:
+    def _target(self, request: ChatRequest) -> Target:
         path = OWN_DIALECTS.get(request.dialect)
         if path is None:
             chat = request.endpoint is Endpoint.CHAT
             path = "chat/completions" if chat else "completions"
-        return self._urls[path]
+        return self._targets[path]
 
     def _events(self, stream: ChunkStream, part: bytes) -> Iterator[Event]:
         try:
