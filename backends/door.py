@@ -53,6 +53,9 @@ class Answer(Protocol):
     status: int
     headers: RawHeaders
 
+    def whole(self) -> bytes | None:
+        """What is left of the body if it is all here, and nobody need wait; else None."""
+
     def read(self) -> Awaitable[bytes]:
         """More of the body as it arrives, undecoded; b"" at its end. Raises TransportError."""
 
@@ -111,6 +114,9 @@ class _HttpxAnswer:
         assert isinstance(response.stream, httpx.AsyncByteStream)
         self._stream = response.stream
         self._parts = aiter(response.stream)
+
+    def whole(self) -> bytes | None:
+        return None
 
     async def read(self) -> bytes:
         while (part := await anext(self._parts, None)) is not None:

@@ -195,7 +195,8 @@ class HttpUpstream:
         answer = None
         try:
             answer = await self._ask(to, body, clock)
-            await self._accept(answer, clock, expect)
+            if not self._is_good(answer, expect):
+                raise self._no_answer(answer, expect, await self._beginning(answer, clock))
         except BaseException:
             await self.close(answer, clock)
             raise
@@ -208,7 +209,7 @@ class HttpUpstream:
             await answer.close()
 
     async def part(self, answer: Answer, clock: Clock) -> bytes:
-        """More of the body as it arrives, undecoded; b"" at its end. UpstreamBroken if it is cut."""
+        """More of the body as it arrives; b"" at its end. Raises UpstreamBroken if it is cut."""
         try:
             return await clock.wait(answer.read())
         except httpx.TransportError as error:
@@ -216,23 +217,20 @@ class HttpUpstream:
 
     async def read(self, answer: Answer, clock: Clock) -> bytes:
         """The whole body. Raises UpstreamBroken (`upstream_too_large`) beyond the cap."""
-        try:
-            return await clock.wait(self._whole(answer))
-        except httpx.TransportError as error:
-            raise self._cut(error) from error
-
-    async def _whole(self, answer: Answer) -> bytes:
-        parts: list[bytes] = []
-        size = 0
-        while part := await answer.read():
+        body = answer.whole()  # a short one has come with its head
+        if body is not None and len(body) <= self._max_body_bytes:
+            return body
+        parts, size = [body or b""], len(body or b"")
+        while size <= self._max_body_bytes:
+            part = await self.part(answer, clock)
+            if not part:
+                return b"".join(parts)
             parts.append(part)
             size += len(part)
-            if size > self._max_body_bytes:
-                raise UpstreamBroken(
-                    f"Upstream {self.name!r} sent more than {self._max_body_bytes} bytes.",
-                    code="upstream_too_large",
-                )
-        return b"".join(parts)
+        raise UpstreamBroken(
+            f"Upstream {self.name!r} sent more than {self._max_body_bytes} bytes.",
+            code="upstream_too_large",
+        )
 
     async def drain(self, answer: Answer, clock: Clock) -> None:
         """Read a finished stream's last bytes; a connection closed before them is lost."""
@@ -293,24 +291,27 @@ class HttpUpstream:
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
 
-    async def _accept(self, answer: Answer, clock: Clock, expect: str) -> None:
+    def _is_good(self, answer: Answer, expect: str) -> bool:
+        """Whether it is a 200 of the media type that was expected, not compressed."""
         status, headers = answer.status, answer.headers
-        if status in (httpx.codes.OK, httpx.codes.TOO_MANY_REQUESTS):
-            self._limits_seen = headers, time.time()
-        if status != httpx.codes.OK:
-            body = await self._beginning(answer, clock)
-            raise self.rejection(status, httpx.Headers(headers), body)
-        encoding = _field(headers, b"content-encoding")
-        if encoding not in ("", "identity"):
-            # Unasked. 200 KB of it can be 200 MB (operations.md 2.4, row 15): not decoded at all.
-            raise self.broken("sent a compressed answer, which was not asked for")
-        media_type = _field(headers, b"content-type").partition(";")[0].strip()
-        if media_type in (expect, ""):
-            return
-        if media_type == "application/json":  # an error under 200, most likely
-            body = await self._beginning(answer, clock)
-            raise self.rejection(status, httpx.Headers(headers), body)
-        raise self.broken(f"answered with {media_type[:60]!r} instead of {expect!r}")
+        if status != 200:
+            if status == 429:
+                self._limits_seen = headers, time.time()
+            return False
+        self._limits_seen = headers, time.time()
+        return _media_type(headers) in (expect, "") and not _compressed(headers)
+
+    def _no_answer(self, answer: Answer, expect: str, body: bytes) -> TandemError:
+        """The error for one that is not good; `body` is how it begins."""
+        status, headers = answer.status, answer.headers
+        if status == 200:
+            if _compressed(headers):
+                # Unasked. 200 KB of it can be 200 MB (operations.md 2.4, row 15): not decoded.
+                return self.broken("sent a compressed answer, which was not asked for")
+            media_type = _media_type(headers)
+            if media_type != "application/json":  # else an error under 200, most likely
+                return self.broken(f"answered with {media_type[:60]!r} instead of {expect!r}")
+        return self.rejection(status, httpx.Headers(headers), body)
 
     async def _beginning(self, answer: Answer, clock: Clock) -> bytes:
         body = bytearray()
@@ -346,6 +347,15 @@ class HttpUpstream:
         if isinstance(error, httpx.TimeoutException):
             return UpstreamTimeout(f"Upstream {self.name!r} stopped in the middle of its answer.")
         return self.broken("closed the connection in the middle of its answer")
+
+
+def _media_type(headers: RawHeaders) -> str:
+    """Of the body, in lower case; "" if nobody says."""
+    return _field(headers, b"content-type").partition(";")[0].strip()
+
+
+def _compressed(headers: RawHeaders) -> bool:
+    return _field(headers, b"content-encoding").strip() not in ("", "identity")
 
 
 def _field(headers: RawHeaders, name: bytes) -> str:

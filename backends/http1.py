@@ -168,6 +168,10 @@ class Http1Answer:
     def reason(self) -> bytes:
         return self.connection.reason
 
+    def whole(self) -> bytes | None:
+        """What is left of the body, if all of it is here."""
+        return self.connection.whole()
+
     def read(self) -> Awaitable[bytes]:
         """What one or more reads of the socket held; b"" at the end. Not after `close`."""
         assert not self._closed

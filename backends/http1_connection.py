@@ -74,23 +74,26 @@ class Connection(asyncio.Protocol):
         """As httpcore's network streams have it; `socket` is the socket."""
         return None if self._transport is None else self._transport.get_extra_info(name)
 
-    async def ask(self, head: bytes, body: bytes) -> None:
-        """Send a request, wait for the head of its answer: then status, reason, headers are its."""
+    def ask(self, head: bytes, body: bytes) -> asyncio.Future[None]:
+        """Send a request. Done with the head of its answer: status, reason and headers are its."""
         transport = self._transport
         if transport is None or self._gone:
             raise _unanswered()
         self._asked = True
         self.headers, self.status, self._silent = [], 0, 0
         self._framed = self._complete = self._keep = False
-        self._head = self._loop.create_future()
+        self._head = answered = self._loop.create_future()
         # Not waited for until it has gone out: who does not read a request is a matter of the clock
         # that runs while we wait for the answer, and an early answer (413) is taken at once.
         if len(body) < 16384:
             transport.write(head + body)
         else:
             transport.writelines((head, body))
-        await self._head
-        self._head = None
+        return answered
+
+    def whole(self) -> bytes | None:
+        """The rest of the body if all of it is here; then it counts as read."""
+        return self._taken() if self._complete else None
 
     async def read(self) -> bytes:
         """What has come of the body since the last read; b"" at its end.
@@ -107,14 +110,14 @@ class Connection(asyncio.Protocol):
                 await self._more
             finally:
                 self._more = None
-        parts = self._parts
-        data = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._parts = []
-        self._size = 0
+        return self._taken()
+
+    def _taken(self) -> bytes:
+        parts, self._parts, self._size = self._parts, [], 0
         if self._paused and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
-        return data
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def done(self) -> None:
         """The reader has had enough. Only after a whole answer can the connection be kept."""
@@ -211,8 +214,9 @@ class Connection(asyncio.Protocol):
             return
         self.status = status
         self._framed = self._framed or status in NO_CONTENT
-        if self._head is not None and not self._head.done():
-            self._head.set_result(None)
+        answered, self._head = self._head, None
+        if answered is not None and not answered.done():
+            answered.set_result(None)
 
     def on_body(self, body: bytes) -> None:
         if self._complete:

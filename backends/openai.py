@@ -6,7 +6,7 @@ carries the frame it came from, so that the dialect can pass the upstream's own 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Final
 
@@ -135,7 +135,7 @@ class OpenAIBackend:
                 max_frame=self.options.max_event_bytes,
             )
             while part := await self._http.part(answer, clock):
-                for event in self._events(stream, part):
+                for event in stream.read(part):
                     yield event
                     if is_content(event):
                         clock.restart()
@@ -144,6 +144,8 @@ class OpenAIBackend:
                     return
             if not stream.complete:
                 raise self._http.broken("ended its stream without a finish")
+        except (FrameTooLarge, Malformed, Reported) as error:
+            raise self._flaw(error, "event" if request.stream else "answer") from None
         finally:
             await self._http.close(answer, clock)
 
@@ -233,33 +235,21 @@ class OpenAIBackend:
             path = "chat/completions" if chat else "completions"
         return self._targets[path]
 
-    def _events(self, stream: ChunkStream, part: bytes) -> Iterator[Event]:
-        try:
-            yield from stream.read(part)
-        except FrameTooLarge as error:
-            raise self._http.broken(f"sent {error}", code="upstream_too_large") from None
-        except Malformed as error:
-            raise self._http.broken(f"sent a malformed event: {error}") from None
-        except Reported as error:
-            raise self._http.reported(error.error) from None
+    def _flaw(self, error: FrameTooLarge | Malformed | Reported, what: str) -> TandemError:
+        """The error for an answer that cannot be read, or is an error itself."""
+        if isinstance(error, Reported):
+            return self._http.reported(error.error)
+        if isinstance(error, FrameTooLarge):
+            return self._http.broken(f"sent {error}", code="upstream_too_large")
+        return self._http.broken(f"sent a malformed {what}: {error}")
 
     def _document(self, body: bytes, own_wire: bool) -> Document:
-        try:
-            completion = read_document(body, self.profile.usage_paths)
-        except Malformed as error:
-            raise self._http.broken(f"sent a malformed answer: {error}") from None
-        except Reported as error:
-            raise self._http.reported(error.error) from None
+        completion = read_document(body, self.profile.usage_paths)
         return Document(completion=completion, frame=body if own_wire else None)
 
     def _embeddings(self, body: bytes, request: ChatRequest) -> Document:
         """The answer's own bytes if it is what was asked for, else its vectors made to be."""
-        try:
-            completion, formats = read_embeddings(body, len(request.inputs))
-        except Malformed as error:
-            raise self._http.broken(f"sent a malformed answer: {error}") from None
-        except Reported as error:
-            raise self._http.reported(error.error) from None
+        completion, formats = read_embeddings(body, len(request.inputs))
         try:
             made = tuple(vectors.shortened(v, request.dimensions) for v in completion.vectors)
         except ValueError as error:

@@ -13,6 +13,8 @@ longest pause."""
 
 def client_patience(headers: Mapping[str, str], *, stream: bool) -> float | None:
     """Seconds from arrival, None if the client does not say. What is no number is not obeyed."""
+    if TOTAL not in headers and READ not in headers:
+        return None
     names = (TOTAL,) if stream else (TOTAL, READ)
     said = (_seconds(headers[name]) for name in names if name in headers)
     return min((seconds for seconds in said if seconds is not None), default=None)

@@ -95,7 +95,12 @@ class Pipeline:
             plan = await self.planner.plan(exchange)
             self._note_plan(draft, plan, exchange)
             wish = directives(exchange.headers)
-            kept = await self._lookup(exchange, plan, wish, draft)
+            key = self._key(exchange, plan, plan.route.candidates[0].upstream)
+            kept = await self._lookup(key, wish, draft) if key is not None and wish.read else None
+            if kept is None and wish.only_if_cached:
+                raise Unavailable(
+                    "No kept answer, and only-if-cached was asked.", code="not_cached"
+                )
             if kept is not None:
                 self._note_kept(kept, draft)
                 # It was given by that upstream, which has not read these fields then either.
@@ -104,7 +109,8 @@ class Pipeline:
                 events = self._replay(kept, draft, exchange, permit)
             else:
                 opened = await self._open(exchange, plan, draft)
-                events = self._relay(exchange, plan, opened, wish, draft, permit)
+                keep = wish.write and key is not None
+                events = self._relay(exchange, plan, opened, keep, draft, permit)
             # Closing a generator that never ran skips its `finally`; now it has begun.
             await anext(events)
         except BaseException as caught:
@@ -121,19 +127,14 @@ class Pipeline:
             record=draft,
         )
 
-    async def _lookup(
-        self, exchange: Exchange, plan: Plan, wish: Directives, draft: RecordDraft
-    ) -> Entry | None:
+    async def _lookup(self, key: str, wish: Directives, draft: RecordDraft) -> Entry | None:
         """A kept answer of the upstream that would be asked first."""
-        key = self._key(exchange, plan, plan.route.candidates[0].upstream)
-        if self._cache is not None and key is not None and wish.read:
-            entry = await self._cache.get(key)
-            if entry is not None and wish.accepts(self._wall() - entry.stored_at):
-                draft.cache = "hit"
-                return entry
-            draft.cache = "miss"
-        if wish.only_if_cached:
-            raise Unavailable("No kept answer, and only-if-cached was asked.", code="not_cached")
+        assert self._cache is not None  # there is a key
+        entry = await self._cache.get(key)
+        if entry is not None and wish.accepts(self._wall() - entry.stored_at):
+            draft.cache = "hit"
+            return entry
+        draft.cache = "miss"
         return None
 
     async def _open(self, exchange: Exchange, plan: Plan, draft: RecordDraft) -> Opened:
@@ -184,7 +185,7 @@ class Pipeline:
         exchange: Exchange,
         plan: Plan,
         opened: Opened,
-        wish: Directives,
+        keep: bool,
         draft: RecordDraft,
         permit: Permit,
     ) -> AsyncGenerator[Event, None]:
@@ -227,7 +228,7 @@ class Pipeline:
             self._close(draft, exchange, permit, error)
             await opened.stream.aclose()
         # Two upstreams' answer is not what either would have said: nobody else shall get it.
-        if wish.write and not collector.overflowed and not draft.continued:
+        if keep and not collector.overflowed and not draft.continued:
             await self._keep(exchange, plan, opened.upstream, collector, draft)
 
     async def _replay(
@@ -276,6 +277,9 @@ class Pipeline:
         await self._cache.put(key, entry)
 
     def _key(self, exchange: Exchange, plan: Plan, upstream: Upstream) -> str | None:
+        """Where the answer would be kept. None, whichever upstream's, for what is not kept."""
+        if self._cache is None:
+            return None
         return cache_key(
             exchange.request,
             tenant=exchange.caller.tenant,
@@ -294,8 +298,8 @@ class Pipeline:
     ) -> float:
         seconds = self._clock() - opened.started
         opened.trial.end(error)
-        draft.attempts.append(
-            Attempt(upstream=opened.upstream.name, result=result_of(error), seconds=seconds)
+        draft.attempts += (
+            Attempt(upstream=opened.upstream.name, result=result_of(error), seconds=seconds),
         )
         return seconds
 

@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import replace
+from functools import lru_cache
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -40,6 +41,7 @@ Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers: TypeAlias = Mapping[str, str]
+RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
 
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 32 * 1024
@@ -262,8 +264,8 @@ class _Cycle:
             raw = self._dialect.encode(
                 completion, self._answering(exchange, reply), exchange.request
             )
-        headers = {**headers_for(reply), **outcome_headers(reply)}
-        headers["content-length"] = str(len(raw))
+        headers = headers_for(reply)
+        headers += _raw({**outcome_headers(reply), "content-length": str(len(raw))})
         await self._begin(200, self._dialect.media_type, headers)
         await self._body(raw, more=False)
 
@@ -282,18 +284,18 @@ class _Cycle:
             return
         body = self._dialect.error(error)
         headers = {**error_headers(error), "content-length": str(len(body))}
-        await self._begin(error.status, "application/json", headers)
+        await self._begin(error.status, "application/json", _raw(headers))
         await self._body(body, more=False)
 
-    async def _begin(self, status: int, media_type: str, headers: Headers) -> None:
+    async def _begin(self, status: int, media_type: str, headers: RawHeaders) -> None:
         self._started = True
-        fields = {
-            "content-type": media_type,
-            "x-request-id": self._id,
-            "openai-processing-ms": str(int((self._server._clock() - self._arrived) * 1e3)),
-            **headers,
-        }
-        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
+        took_ms = int((self._server._clock() - self._arrived) * 1e3)
+        raw = [
+            (b"content-type", media_type.encode("latin-1")),
+            (b"x-request-id", self._id.encode("latin-1")),
+            (b"openai-processing-ms", b"%d" % took_ms),
+            *headers,
+        ]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
 
     async def _body(self, data: bytes, *, more: bool = True) -> None:
@@ -316,25 +318,41 @@ def headers_of(scope: Scope) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in raw}
 
 
-def headers_for(reply: Reply) -> dict[str, str]:
+def headers_for(reply: Reply) -> RawHeaders:
     """The plan, as headers: known before the first byte."""
     record = reply.record
-    headers = {
-        "x-tandem-route": record.upstream,
-        "x-tandem-tier": record.tier.value,
-        "x-tandem-reason": f"{record.reason}:{record.rule}" if record.rule else record.reason,
-        "x-tandem-cache": record.cache,
-    }
+    headers = [
+        *_plan_headers(
+            record.upstream, record.tier, record.reason, record.rule, record.cache, record.stream
+        )
+    ]
     if record.score is not None:
-        headers["x-tandem-score"] = f"{record.score:.4f}"
+        headers.append((b"x-tandem-score", b"%.4f" % record.score))
     if record.ignored:
-        headers["x-tandem-ignored"] = ",".join(record.ignored)[:1024]
-    if record.stream:
+        headers.append((b"x-tandem-ignored", ",".join(record.ignored)[:1024].encode("latin-1")))
+    return headers
+
+
+@lru_cache(maxsize=1024)  # the names are the configuration's: few, and the same each time
+def _plan_headers(
+    upstream: str, tier: Tier, reason: str, rule: str | None, cache: str, stream: bool
+) -> tuple[tuple[bytes, bytes], ...]:
+    headers = {
+        "x-tandem-route": upstream,
+        "x-tandem-tier": tier.value,
+        "x-tandem-reason": f"{reason}:{rule}" if rule else reason,
+        "x-tandem-cache": cache,
+    }
+    if stream:
         headers["cache-control"] = "no-cache"
         headers["x-accel-buffering"] = "no"
-    if record.tier is Tier.SPECULATIVE and record.stream:
+    if tier is Tier.SPECULATIVE and stream:
         headers["x-tandem-spec"] = "companion"
-    return headers
+    return tuple(_raw(headers))
+
+
+def _raw(headers: Headers) -> RawHeaders:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
 
 
 def outcome_headers(reply: Reply) -> dict[str, str]:
@@ -374,6 +392,6 @@ async def send_error(send: Send, error: TandemError, request_id: str) -> None:
         "x-request-id": request_id,
         **error_headers(error),
     }
-    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": error.status, "headers": raw})
+    start = {"type": "http.response.start", "status": error.status, "headers": _raw(headers)}
+    await send(start)
     await send({"type": "http.response.body", "body": body})

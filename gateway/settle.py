@@ -109,8 +109,8 @@ def note_outcome(
     draft.usage = usage
     draft.continued = sum(part.result == "cut" for part in tally.parts)
     for part in tally.parts:
-        draft.attempts.append(
-            Attempt(upstream=part.upstream, result=part.result, seconds=part.seconds)
+        draft.attempts += (
+            Attempt(upstream=part.upstream, result=part.result, seconds=part.seconds),
         )
         if draft.cost_usd is None or part.cost_usd is None:
             draft.cost_usd, draft.cost_known, draft.cost_estimated = None, False, False

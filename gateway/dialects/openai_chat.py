@@ -40,6 +40,9 @@ READ = frozenset(
 )
 
 
+JUST_CHAT = frozenset({Feature.CHAT})
+
+
 class OpenAIChat:
     """Chat completions, streamed or whole."""
 
@@ -56,8 +59,10 @@ class OpenAIChat:
         if limit is None:
             limit = fields.integer(body, "max_tokens", 1)
         sampling, needs = shapes.sampling(body, max_tokens=limit)
-        if (logprobs := _logprobs(body)) is not None:
-            sampling = replace(sampling, logprobs=logprobs)
+        if not body.keys() <= shapes.PLAIN:
+            needs |= _abilities(body)
+            if (logprobs := _logprobs(body)) is not None:
+                sampling = replace(sampling, logprobs=logprobs)
         stream, include_usage = shapes.stream_options(body)
         messages = tuple(_messages(body, needs))
         return ChatRequest(
@@ -68,8 +73,8 @@ class OpenAIChat:
             sampling=sampling,
             stream=stream,
             include_usage=include_usage,
-            features=frozenset(needs | _abilities(body) | {Feature.CHAT}),
-            extra={key: value for key, value in body.items() if key not in READ},
+            features=frozenset((*needs, Feature.CHAT)) if needs else JUST_CHAT,
+            extra={} if body.keys() <= READ else {k: v for k, v in body.items() if k not in READ},
             body=body,
         )
 
@@ -216,8 +221,6 @@ def _part(part: Any, at: str, needs: set[Feature]) -> str:
 
 def _abilities(body: Mapping[str, Any]) -> set[Feature]:
     needs: set[Feature] = set()
-    if body.keys() <= shapes.PLAIN:
-        return needs
     if fields.objects(body, "tools") or fields.objects(body, "functions"):
         needs.add(Feature.TOOLS)
     if body.get("tool_choice") not in (None, "none", "auto"):

@@ -200,12 +200,19 @@ def usage_of(
     return None
 
 
+_COUNTS = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
+
+
 def _usage(usage: dict[str, Any]) -> Usage:
+    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    counted = _integer(prompt, 0), _integer(completion, 0)
+    if usage.keys() <= _COUNTS:
+        return Usage(prompt_tokens=counted[0], completion_tokens=counted[1])
     prompt_details = _details(usage, "prompt_tokens_details")
     completion_details = _details(usage, "completion_tokens_details")
     return Usage(
-        prompt_tokens=_integer(usage.get("prompt_tokens"), 0),
-        completion_tokens=_integer(usage.get("completion_tokens"), 0),
+        prompt_tokens=counted[0],
+        completion_tokens=counted[1],
         cached_tokens=_first(
             prompt_details.get("cached_tokens"),
             usage.get("prompt_cache_hit_tokens"),  # DeepSeek
@@ -236,7 +243,10 @@ def _cost(cost: Any) -> float | None:
 
 def _first(*counts: Any) -> int:
     """The first of several spellings that has a count, else 0."""
-    return next((count for each in counts if (count := _integer(each, 0))), 0)
+    for each in counts:
+        if each and (count := _integer(each, 0)):
+            return count
+    return 0
 
 
 def error_of(document: Mapping[str, Any]) -> ErrorBody | None:
@@ -371,6 +381,5 @@ def _text(holder: dict[str, Any], name: str) -> str:
 
 
 def _integer(value: Any, default: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        return default
-    return value
+    # Not isinstance: True is an int, and no count.
+    return value if type(value) is int and value >= 0 else default

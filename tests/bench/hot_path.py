@@ -119,9 +119,9 @@ class Client(Wire):
         self.writes += 1
         if data.startswith(b"HTTP/1.1") and not data.startswith(b"HTTP/1.1 200"):
             raise SystemExit(data.decode())
-        if b"transfer-encoding: chunked" in data[:800] or not data.startswith(b"HTTP"):
-            if not data.endswith(b"0\r\n\r\n"):
-                return
+        chunked = b"transfer-encoding: chunked" in data[:800] or not data.startswith(b"HTTP")
+        if chunked and not data.endswith(b"0\r\n\r\n"):
+            return
         self.left -= 1
         if self.left > 0:
             self.start()

@@ -6,7 +6,6 @@ import asyncio
 import random
 import shutil
 import subprocess
-from dataclasses import replace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -42,7 +41,7 @@ def record(**changes: object) -> ExchangeRecord:
         tier=Tier.LOCAL,
         reason="static",
         cache="miss",
-        attempts=[Attempt(upstream="small", result="ok", seconds=0.4)],
+        attempts=(Attempt(upstream="small", result="ok", seconds=0.4),),
         usage=Usage(prompt_tokens=10, completion_tokens=20, cached_tokens=4),
         outcome="ok",
         decide_s=0.0002,
@@ -53,7 +52,7 @@ def record(**changes: object) -> ExchangeRecord:
         cost_known=True,
         energy_j=3.0,
     )
-    return replace(draft.freeze(), **changes)  # type: ignore[arg-type]
+    return draft.freeze()._replace(**changes)
 
 
 def metrics(clock: FakeClock | None = None) -> Metrics:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import threading
-from dataclasses import fields, replace
 from typing import Any
 
 from gateway.core.chat import Usage
@@ -26,7 +25,7 @@ def record(**changes: object) -> ExchangeRecord:
         created=1_700_000_000.25,
         upstream="big",
         tier=Tier.CLOUD,
-        attempts=[Attempt(upstream="big", result="ok", seconds=0.25)],
+        attempts=(Attempt(upstream="big", result="ok", seconds=0.25),),
         usage=Usage(prompt_tokens=3, completion_tokens=4),
         outcome="ok",
         ttft_s=0.125,
@@ -34,7 +33,7 @@ def record(**changes: object) -> ExchangeRecord:
         cost_usd=0.5,
         cost_known=True,
     )
-    return replace(draft.freeze(), **changes)  # type: ignore[arg-type]
+    return draft.freeze()._replace(**changes)
 
 
 class StuckStream(io.BytesIO):
@@ -88,7 +87,7 @@ def test_json_has_every_fact() -> None:
         "duration_s": "duration_ms",
         "inter_token_s": "inter_token_ms",
     }
-    wanted = {renamed.get(each.name, each.name) for each in fields(ExchangeRecord)}
+    wanted = {renamed.get(name, name) for name in ExchangeRecord._fields}
     assert wanted - {"cost_known"} == said.keys()
     assert json.loads(json.dumps(said)) == said
     assert (said["ttft_ms"], said["duration_ms"]) == (125.0, 1500.0)
