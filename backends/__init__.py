@@ -19,6 +19,7 @@ BACKENDS = {
     "lmstudio": "backends.openai:OpenAIBackend",
     "llama-server": "backends.openai:OpenAIBackend",
     "companion": "backends.openai:OpenAIBackend",
+    "cascade": "backends.cascade:CascadeBackend",
     "continuation": "backends.continuation:ContinuationBackend",
     "race": "backends.race:RaceBackend",
     "speculative": "backends.speculative.backend:SpeculativeBackend",

@@ -54,7 +54,7 @@ class Said:
     """
 
     def __init__(self, request: ChatRequest) -> None:
-        self._request = request
+        self.request = request
         self._stop = request.sampling.stop
         self._held = ""
         self._pieces: list[str] = []
@@ -110,7 +110,7 @@ class Said:
 
     def rest(self) -> ChatRequest | None:
         """The request for what follows; None if all tokens that were asked for have been said."""
-        spent, sampling = self.tokens, self._request.sampling
+        spent, sampling = self.tokens, self.request.sampling
         limit = sampling.max_tokens
         if limit is not None:
             if self._counted and spent >= limit:
@@ -118,11 +118,11 @@ class Said:
             limit = max(1, limit - spent)
         least = max(0, sampling.min_tokens - spent)
         return replace(
-            self._request,
+            self.request,
             continues=self.text,
             stream=True,
             sampling=replace(sampling, max_tokens=limit, min_tokens=least),
-            body=_limited(self._request.body, limit, least),
+            body=_limited(self.request.body, limit, least),
         )
 
     def _unsure(self, text: str) -> int:

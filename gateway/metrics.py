@@ -44,6 +44,7 @@ OUTCOMES = frozenset(
 CLASSES = frozenset(
     "2xx 4xx 429 5xx connect tls reset timeout protocol refused cancelled cut".split()
 )
+CASCADE_ENDS = frozenset("sure unsure loop refusal empty form failed".split())
 REASONS = frozenset(
     "none pin rule static learned sticky fallback budget capacity locality cache".split()
 )
@@ -200,6 +201,10 @@ class Metrics:
         if record.energy_j is not None:
             source = "estimated" if record.energy_estimated else "rapl"
             self._energy.inc(source, by=record.energy_j)
+        if record.cascade is not None:
+            self._cascades.inc(
+                self._upstream(record.upstream), _known(record.cascade["why"], CASCADE_ENDS)
+            )
         if record.speculation is not None:
             pair = self._upstream(record.upstream)
             drafted = _count(record.speculation.get("drafted"))
@@ -310,6 +315,12 @@ class Metrics:
         )
         self._avoided = counter(
             "tandem_cost_avoided_usd_total", "What cache hits saved.", ("model",), limit=24
+        )
+        self._cascades = counter(
+            "tandem_cascade_drafts_total",
+            "Drafts of a cascade, by why they were kept (sure) or another answered.",
+            ("upstream", "why"),
+            limit=32,
         )
         self._spec_drafts = counter(
             "tandem_spec_drafts_total", "Target passes of speculation.", ("pair",), limit=16

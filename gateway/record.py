@@ -86,6 +86,7 @@ def to_json(record: ExchangeRecord) -> dict[str, Any]:
         "energy_estimated": None if record.energy_j is None else record.energy_estimated,
         "ignored": list(record.ignored),
         "speculation": record.speculation,
+        "cascade": record.cascade,
     }
 
 

@@ -11,6 +11,7 @@ from gateway.core.chat import ChatRequest, Usage
 from gateway.core.errors import Internal, TandemError, UpstreamError
 from gateway.core.events import (
     Answered,
+    CascadeReport,
     Collector,
     Document,
     Event,
@@ -38,6 +39,7 @@ class Tally:
         self.usage: Usage | None = None
         self.own: Usage | None = None
         self.speculation: dict[str, Any] | None = None
+        self.cascade: dict[str, Any] | None = None
         self.answered: Upstream | None = None
         self.parts: list[PartReport] = []
         self._clock = clock
@@ -72,6 +74,13 @@ class Tally:
                     "rounds": event.rounds,
                     "gain": event.gain,
                 }
+            case CascadeReport():
+                self.cascade = {
+                    "score": round(event.score, 4),
+                    "escalated": event.escalated,
+                    "why": event.why,
+                    "tokens": event.tokens,
+                }
             case _:
                 pass
 
@@ -100,7 +109,7 @@ def note_outcome(
         usage = own.plus(begun)
     draft.usage = own
     draft.finish_reason = tally.finish_reason
-    draft.speculation = tally.speculation
+    draft.speculation, draft.cascade = tally.speculation, tally.cascade
     draft.inter_token_s = tally.inter_token_s(usage.completion_tokens)
     answered = tally.answered or upstream
     draft.upstream_model, draft.tier = answered.model, answered.tier

@@ -116,6 +116,21 @@ class SpeculationReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CascadeReport:
+    """Of a cascade: what its local draft was worth, told before the answer begins.
+
+    `score` is the estimated probability that the draft is right, `tokens` how many it was judged
+    by, `why` one of sure, unsure, loop, refusal, empty, form, failed.
+    """
+
+    score: float
+    escalated: bool
+    why: str
+    tokens: int
+    frame: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
     """Of a combined backend: which of its parts answers from here on, before it says anything."""
 
@@ -149,6 +164,7 @@ Event: TypeAlias = (
     | UsageReport
     | Document
     | SpeculationReport
+    | CascadeReport
     | Answered
     | PartReport
 )

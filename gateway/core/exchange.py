@@ -126,6 +126,7 @@ class RecordDraft:
     avoided_usd: float | None = None
     ignored: tuple[str, ...] = ()
     speculation: dict[str, Any] | None = None
+    cascade: dict[str, Any] | None = None
 
     def freeze(self) -> ExchangeRecord:
         return ExchangeRecord._make(_VALUES(self))
@@ -172,6 +173,7 @@ class ExchangeRecord(NamedTuple):
     avoided_usd: float | None
     ignored: tuple[str, ...]
     speculation: dict[str, Any] | None
+    cascade: dict[str, Any] | None
 
 
 _VALUES = attrgetter(*ExchangeRecord._fields)

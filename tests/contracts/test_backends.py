@@ -123,6 +123,16 @@ async def going_on(kind: str) -> AsyncIterator[Backend]:
         yield build(kind, Resources(backends=parts), of=("first", "second"))
 
 
+@asynccontextmanager
+async def cascading(kind: str) -> AsyncIterator[Backend]:
+    async with (
+        on_llama_cpp("llama_cpp") as draft,
+        on_llama_cpp("llama_cpp", "bundled:target") as target,
+    ):
+        parts = {"draft": draft, "target": target}
+        yield build(kind, Resources(backends=parts), draft="draft", strong="target")
+
+
 def build(kind: str, resources: Resources, **options: Any) -> Backend:
     cls = load(BACKENDS, kind, what="kind")
     return cls(kind, cls.options_model(kind=kind, **options), resources)  # type: ignore[no-any-return]
@@ -131,11 +141,12 @@ def build(kind: str, resources: Resources, **options: Any) -> Backend:
 HARNESS: dict[str, Callable[[str], AbstractAsyncContextManager[Backend]]] = {
     **{kind: over_http for kind, path in BACKENDS.items() if path.startswith("backends.openai:")},
     "llama_cpp": on_llama_cpp,
+    "cascade": cascading,
     "continuation": going_on,
     "race": racing,
     "speculative": speculating,
 }
-LOCAL = {"llama_cpp", "speculative"}
+LOCAL = {"cascade", "llama_cpp", "speculative"}
 
 
 def request(**changes: Any) -> ChatRequest:
