@@ -399,7 +399,7 @@ def test_the_example_loads() -> None:
     env = {"GROQ_API_KEY": "gsk_x", "COMPANION_KEY": "tdm-x"}
     config = load(path, env)
     names = ["coder-local", "notes-index", "groq-70b", "gpu-box", "gpu-companion", "pair", "quick"]
-    names += ["steady"]
+    names += ["steady", "thrifty"]
     assert list(config.upstreams) == names
     assert config.build_order.index("pair") > config.build_order.index("gpu-companion")
     assert config.aliases["auto"].candidates == ("coder-local", "pair", "groq-70b")
