@@ -104,7 +104,8 @@ class SpeculationReport:
     """How drafting went, once, before the end of a speculative answer.
 
     accepted <= drafted; `rounds` counts target passes; `gain` is the estimated ratio of plain
-    streaming time to this answer's time (above 1 is faster).
+    streaming time to this answer's time (above 1 is faster). `verified` is what the target read and
+    wrote to verify drafts, where that is more than the answer's usage says.
     """
 
     strategy: str
@@ -112,6 +113,7 @@ class SpeculationReport:
     accepted: int = 0
     rounds: int = 0
     gain: float | None = None
+    verified: Usage | None = None
     frame: bytes | None = None
 
 
