@@ -52,6 +52,7 @@ class Predicting(VllmLike):
         if predicted and self.plant == "repeats prediction":
             answer.text, answer.finish = predicted, "stop"
             answer.tokens = list(await self.model.prompts.plain(predicted, "prediction"))
+            answer.prediction = (len(answer.tokens), 0)
             yield predicted, answer.tokens, "stop"
             return
         if predicted and self.plant == "moody":

@@ -18,7 +18,6 @@ from typing import Any
 
 from backends.engine.backend import LlamaCppBackend
 from backends.engine.protocol import Job, Output, SamplerSettings
-from backends.engine.text import TextStream
 from tests.fakes.serving import serving
 
 PLANTS = (
@@ -43,9 +42,10 @@ DEFAULT_TOKENS = 16
 
 @dataclass
 class VllmLike:
-    """The server as an ASGI application. `fail` is a status that all answers have; `cut_after`
-    breaks a stream after so many chunks; `plant` is one of PLANTS. `served` are the bodies that
-    were answered, by path; `open` the generations that are running.
+    """The server as an ASGI application. `fail` is a status that all answers have, after so many
+    rounds of prompts those have one too; `cut_after` breaks a stream after so many chunks, `pace_s`
+    apart; `plant` is one of PLANTS. `served` are the bodies that were answered, by path; `open` the
+    generations that are running.
     """
 
     model: LlamaCppBackend
@@ -54,7 +54,8 @@ class VllmLike:
     plant: str = ""
     fail: int = 0
     fail_rounds_after: int = -1
-    cut_after: int = -1
+    cut_after: int | None = None
+    pace_s: float = 0.0
     key: str = ""
     served: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     open: int = 0
@@ -95,7 +96,9 @@ class VllmLike:
             if body["prompt"] and isinstance(body["prompt"][0], list)
         ]
 
-    async def _generate(self, asked: dict[str, Any], receive: Any, send: Any, *, chat: bool) -> None:
+    async def _generate(
+        self, asked: dict[str, Any], receive: Any, send: Any, *, chat: bool
+    ) -> None:
         prompts = await self._prompts(asked, chat=chat)
         if self.fail or 0 <= self.fail_rounds_after < len(self.rounds()):
             await _json(send, self.fail or 500, _error("planted", self.fail or 500))
@@ -138,7 +141,12 @@ class VllmLike:
                 if not chat:
                     choice["prompt_token_ids"] = prompt
             choices.append(choice)
-        document: dict[str, Any] = {"id": "x", "object": "y", "model": self.name, "choices": choices}
+        document: dict[str, Any] = {
+            "id": "x",
+            "object": "y",
+            "model": self.name,
+            "choices": choices,
+        }
         if chat and asked.get("return_token_ids"):
             document["prompt_token_ids"] = prompts[0]
         await _json(send, 200, document | self._counted(usage))
@@ -157,8 +165,9 @@ class VllmLike:
         if chat:
             await _frame(send, {"choices": [{"index": 0, "delta": {"role": "assistant"}}]})
         async for text, tokens, finish in self._steps(asked, prompt, answer, chat):
-            if sent == self.cut_after:
-                raise ConnectionResetError("planted")
+            if self.cut_after is not None and sent >= self.cut_after:
+                return  # uvicorn closes what was left open
+            await asyncio.sleep(self.pace_s)
             choice: dict[str, Any] = {"index": 0, "finish_reason": finish}
             choice |= {"delta": self._message(text)} if chat else {"text": text}
             if asked.get("return_token_ids") and self.plant != "no ids":
