@@ -91,6 +91,9 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    approximate: ClassVar[bool] = False
+    """Whether its answers may differ from what its model would have said (DESIGN 2.5)."""
+
     kind: str
     zone: ZoneName = Zone.PUBLIC
     tier: Literal["local", "cloud"] | None = None

@@ -38,7 +38,7 @@ from gateway.server import App, ProxyServer, Receive, Scope, Send
 from gateway.settle import Energy
 from router_policies.chain import build as build_policy
 from router_policies.pin import PinPolicy
-from router_policies.rules import locality, min_bits
+from router_policies.rules import exact, locality, min_bits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,11 +220,15 @@ def rulebook(config: Config) -> Rulebook:
     def bits(facts: Facts) -> float | None:
         return min_bits(config.rules, facts)
 
+    def by_rule_exact(facts: Facts) -> bool:
+        return exact(config.rules, facts)
+
     return Rulebook(
         aliases=aliases,
         pin=PinPolicy(),
         locality=by_rule,
         min_bits=bits,
+        exact=by_rule_exact,
         reach=config.reach,
         headers=config.rule_headers,
         default_zone=config.privacy.default,

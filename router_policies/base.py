@@ -27,11 +27,11 @@ class Condition(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One entry of `rules:`. At least one of `use`, `locality` and `min_bits` is set.
+    """One entry of `rules:`. At least one of `use`, `locality`, `min_bits`, `exact` is set.
 
     `use` is the name of an upstream or an alias; with `fallback` the request's other candidates
     stay behind it. `locality` is the widest zone that a matching request may reach, `min_bits` the
-    fewest bits a weight that a model may have to serve it.
+    fewest bits a weight that a model may have to serve it; `exact` keeps it from approximate modes.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Rule:
     fallback: bool = True
     locality: Zone | None = None
     min_bits: float | None = None
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

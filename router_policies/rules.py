@@ -1,8 +1,9 @@
 """Operators' rules: the first `use:` that matches decides; every `locality:` that matches tightens.
 
-The two are apart on purpose (DESIGN 2.3). `locality`, and `min_bits` beside it, is asked before
-routing and of every request, pinned ones too; RulesPolicy is one policy among others. What happens
-to a request whose rule names an upstream that cannot serve it is told in router_policies/design.md.
+The two are apart on purpose (DESIGN 2.3). `locality`, and `min_bits` and `exact` beside it, is
+asked before routing and of every request, pinned ones too; RulesPolicy is one policy among others.
+What happens to a request whose rule names an upstream that cannot serve it is told in
+router_policies/design.md.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from router_policies.base import Condition, Rule, Settings
 from router_policies.conditions import ALWAYS, compile_condition
 from router_policies.facts import HEADER
 
-KEYS = ("name", "when", "use", "fallback", "locality", "min_bits")
+KEYS = ("name", "when", "use", "fallback", "locality", "min_bits", "exact")
 MOST_BITS = 64
 RULE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """A rule's name goes into a response header and a metric label."""
@@ -33,6 +34,11 @@ def min_bits(rules: Iterable[Rule], facts: Facts) -> float | None:
     """The most that any matching rule demands in bits a weight; None if none does."""
     demands = [r.min_bits for r in rules if r.min_bits is not None and r.when.matches(facts)]
     return max(demands, default=None)
+
+
+def exact(rules: Iterable[Rule], facts: Facts) -> bool:
+    """Whether any matching rule refuses approximate modes."""
+    return any(r.exact and r.when.matches(facts) for r in rules)
 
 
 def first_use(rules: Iterable[Rule], facts: Facts) -> Rule | None:
@@ -149,8 +155,11 @@ def _compile_rule(
     fallback = raw.get("fallback", True)
     if not isinstance(fallback, bool):
         flaws.append(Flaw((*path, "fallback"), "fallback is true or false"))
-    if not {"use", "locality", "min_bits"} & raw.keys():
-        message = "a rule says `use:`, `locality:` or `min_bits:`; this one none of them"
+    demanded = raw.get("exact", True)
+    if demanded is not True:
+        flaws.append(Flaw((*path, "exact"), "exact is true, or not said"))
+    if not {"use", "locality", "min_bits", "exact"} & raw.keys():
+        message = "a rule says `use:`, `locality:`, `min_bits:` or `exact:`; this one none of them"
         flaws.append(Flaw(path, message))
     elif "use" not in raw and "fallback" in raw:
         flaws.append(Flaw((*path, "fallback"), "fallback belongs to `use:`", at_key=True))
@@ -163,6 +172,7 @@ def _compile_rule(
         fallback=bool(fallback),
         locality=zone,
         min_bits=bits,
+        exact="exact" in raw,
     )
 
 

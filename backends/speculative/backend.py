@@ -187,8 +187,11 @@ class SpeculativeBackend:
         return await self._target.count(request)
 
     async def health(self) -> Health:
-        """The target's: without the draft, answers are the same."""
-        return await self._target.health()
+        """The target's: without the draft, answers are the same. Says how the strategy stands."""
+        health = await self._target.health()
+        if self._ladder is None or not health.ok:
+            return health
+        return replace(health, detail=str(self._ladder.rung))
 
     async def aclose(self) -> None:
         """A probe that is running; sessions end with their answers, and the parts themselves."""

@@ -108,7 +108,8 @@ def _lines(plan: Plan, model: str, limit: int | None) -> list[str]:
 def _describe(upstream: Upstream, usage: Usage) -> str:
     usd = upstream.cost_of(usage)
     price = "price unknown" if usd is None else f"{usd:.6f} USD"
-    return f"{upstream.name} ({upstream.tier.value}, {upstream.zone.label}, {price})"
+    how = f", {upstream.strategy}" if upstream.strategy else ""
+    return f"{upstream.name} ({upstream.tier.value}, {upstream.zone.label}, {price}{how})"
 
 
 def _header(text: str) -> tuple[str, str]:

@@ -144,8 +144,9 @@ class Answered:
 class PartReport:
     """Of a combined backend: how an attempt at a part that does not answer to the end ended.
 
-    `result` is failed, empty, cancelled or cut; `cost_usd` what it costs all the same, None if
-    nobody knows. Who was cut has said the beginning of the answer, and `usage` is its share.
+    `result` is failed, empty, cancelled or cut, or ok for one that only helped; `cost_usd` what it
+    costs all the same, None if nobody knows. Who was cut has said the beginning of the answer, and
+    `usage` is its share.
     """
 
     upstream: str

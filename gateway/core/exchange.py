@@ -88,8 +88,9 @@ class RecordDraft:
 
     Times are seconds; `ttft_s` counts from arrival to the first content. `avoided_usd` is what a
     cache hit saved; `cost_estimated` says that it rests on guessed tokens or joules; `ignored` are
-    request fields that did not reach the model or do nothing there. `continued`: so often somebody
-    else went on with an answer that was cut.
+    request fields that did not reach the model or do nothing there. `strategy`: how the answer was
+    begun, where drafts are used; `approximate`: it need not be the model's own. `continued`: so
+    often somebody else went on with an answer that was cut.
     """
 
     id: str
@@ -110,6 +111,7 @@ class RecordDraft:
     attempts: tuple[Attempt, ...] = ()
     usage: Usage = Usage()
     continued: int = 0
+    approximate: bool = False
     finish_reason: str | None = None
     outcome: str = "internal"
     error: str | None = None
@@ -125,6 +127,7 @@ class RecordDraft:
     energy_estimated: bool = True
     avoided_usd: float | None = None
     ignored: tuple[str, ...] = ()
+    strategy: str = ""
     speculation: dict[str, Any] | None = None
     cascade: dict[str, Any] | None = None
 
@@ -157,6 +160,7 @@ class ExchangeRecord(NamedTuple):
     attempts: tuple[Attempt, ...]
     usage: Usage
     continued: int
+    approximate: bool
     finish_reason: str | None
     outcome: str
     error: str | None
