@@ -15,9 +15,7 @@ from typing import Any, Literal, cast, get_args
 
 import pytest
 
-from backends import BACKENDS
 from backends.base import Backend, Resources
-from backends.engine.backend import LlamaCppBackend
 from backends.speculative.backend import SpeculativeBackend, SpeculativeOptions
 from backends.speculative.rung import Rung
 from gateway.companion import CompanionEndpoint, resolver
@@ -32,10 +30,10 @@ from gateway.core.events import (
     is_content,
 )
 from gateway.core.exchange import Call, Caller
-from gateway.core.registry import load
 from gateway.core.routing import Zone
 from gateway.dialects.openai_chat import OpenAIChat
 from tests.conftest import local_engine_missing
+from tests.fakes.bundled_pair import Models, build, loaded
 from tests.fakes.misleading import Misleading
 from tests.fakes.predicting import Predicting
 from tests.fakes.serving import serving
@@ -53,40 +51,12 @@ CALL = Call(id="req_1")
 Drafting = Literal["good", "wrong", "none"]
 
 
-@dataclass
-class Models:
-    """The bundled pair, loaded once, on the loop that runs the stories."""
-
-    runner: asyncio.Runner
-    draft: LlamaCppBackend
-    target: LlamaCppBackend
-
-    def run(self, story: Any) -> None:
-        self.runner.run(asyncio.wait_for(story, 60))
-
-
-def build(kind: str, resources: Resources, **options: Any) -> Any:
-    cls = load(BACKENDS, kind, what="kind")
-    return cls(kind, cls.options_model(kind=kind, **options), resources)
-
-
 @pytest.fixture(scope="module")
 def models() -> Iterator[Models]:
     if missing := local_engine_missing():
         pytest.skip(missing)
-
-    def local(model: str, **options: Any) -> LlamaCppBackend:
-        backend = build("llama_cpp", Resources(), model=model, zone="machine", **options)
-        return cast(LlamaCppBackend, backend)
-
-    with asyncio.Runner() as runner:
-        draft = local("bundled:draft", slots=2)
-        target = local("bundled:target", slots=12, strict=True, speculate="ngram")
-        runner.run(draft.start())
-        runner.run(target.start())
-        yield Models(runner, draft, target)
-        runner.run(draft.aclose())
-        runner.run(target.aclose())
+    with loaded() as both:
+        yield both
 
 
 @dataclass

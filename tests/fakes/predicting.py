@@ -60,6 +60,9 @@ class Predicting(VllmLike):
         async for step in super()._steps(asked, prompt, answer, chat):
             yield step
 
+    def _named(self) -> dict[str, Any]:
+        return {"system_fingerprint": self.fingerprint}
+
     def _counted(self, usage: _Usage) -> dict[str, Any]:
         counts = super()._counted(usage)
         if not counts:
@@ -75,7 +78,7 @@ class Predicting(VllmLike):
             "accepted_prediction_tokens": held,
             "rejected_prediction_tokens": failed,
         }
-        return {"system_fingerprint": self.fingerprint, **counts}
+        return {**self._named(), **counts}
 
 
 @asynccontextmanager

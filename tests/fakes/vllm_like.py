@@ -174,7 +174,8 @@ class VllmLike:
                 choice["token_ids"] = tokens
                 if sent == 0:
                     choice["prompt_token_ids"] = prompt
-            await _frame(send, {"id": "x", "model": self.name, "choices": [choice]})
+            named = {"id": "x", "model": self.name, **self._named()}
+            await _frame(send, {**named, "choices": [choice]})
             sent += 1
         usage.add(prompt, answer)
         if (asked.get("stream_options") or {}).get("include_usage"):
@@ -231,6 +232,10 @@ class VllmLike:
             answer.prediction = output.prediction
             self.read += output.prompt_tokens
             self.wrote += output.completion_tokens
+
+    def _named(self) -> dict[str, Any]:
+        """What each chunk says of the server."""
+        return {}
 
     def _cached(self, prompt: list[int]) -> int:
         """Ids at the prompt's beginning that were read before; all of its blocks are now."""
