@@ -255,7 +255,7 @@ def test_the_answer_is_that_of_the_plain_stream(
             )
             assert all(each.accepted <= each.drafted for each in reports)
             # By chance a token of a wrong draft holds here and there.
-            assert {"good": held > 0, "wrong": 4 * held < drafted, "none": not drafted}[drafting]
+            assert {"good": held > 0, "wrong": 4 * held <= drafted, "none": not drafted}[drafting]
 
     models.run(story())
 

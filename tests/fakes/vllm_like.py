@@ -33,6 +33,7 @@ PLANTS = (
     "other tokenizer",
     "no tokenize",
     "thinks",
+    "wild ids",
 )
 """Ways to be wrong, each of which a probe has to see."""
 BLOCK = 16
@@ -282,6 +283,8 @@ class VllmLike:
 
     async def _tokenized(self, asked: dict[str, Any]) -> list[int]:
         if "messages" in asked:
+            if self.plant == "wild ids":
+                return [10**6] * 20
             return await self._rendered(asked["messages"])
         text = asked["prompt"]
         if self.plant == "other tokenizer":

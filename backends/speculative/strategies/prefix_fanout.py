@@ -221,6 +221,8 @@ class _Answer:
     async def _begin(self) -> None:
         """Prompt ids from the server itself, and a drafter on them. Raises Declined."""
         self._prompt = await self._rendered()
+        if not all(token < self._vocab for token in self._prompt):
+            raise Surprise("tokenizer")  # no such ids here: the drafter would be given nonsense
         context = self._rung.target.upstream.context
         room = (context or len(self._prompt) + 4096) - len(self._prompt)
         self._most = min(self._request.sampling.max_tokens or room, room)

@@ -145,19 +145,23 @@ def test_another_version_is_probed_again(models: Models) -> None:
     models.run(story())
 
 
-def test_a_server_that_turns_wrong_is_dropped_at_once(models: Models) -> None:
+@pytest.mark.parametrize(
+    ("plant", "why"),
+    [("no usage", "no-usage"), ("wild ids", "tokenizer"), ("no ids", "no-token-ids")],
+)
+def test_a_server_that_turns_wrong_is_dropped_at_once(models: Models, plant: str, why: str) -> None:
     """A round that does not add up ends the rung; the answer is the same one all the same."""
 
     async def story() -> None:
         async with paired(models) as (pair, server):
             await proved(pair)
             whole = text_of(await answer(pair))
-            server.plant = "no usage"
+            server.plant = plant
             events = await answer(pair)
             assert text_of(events) == whole
-            assert report(events).strategy == "stream;no-usage"
+            assert report(events).strategy == f"stream;{why}"
             assert pair.rung is not None
-            assert (pair.rung.state, pair.rung.reason) == ("dropped", "no-usage")
+            assert (pair.rung.state, pair.rung.reason) == ("dropped", why)
 
     models.run(story())
 
