@@ -6,7 +6,6 @@ The same door as every answer's: zone check, clocks, size caps and error mapping
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
 from typing import Any
 
 import httpx
@@ -40,13 +39,12 @@ class RawDoor:
         """A POST's document. Raises LocalUnavailable and the UpstreamErrors of any answer."""
         clock = self._http.clock(call, streaming=False)
         sent = orjson.dumps(dict(body))
-        response = await self._http.post(
-            self._url(path), sent, call, clock, expect="application/json"
-        )
+        to = self._http.target(self._url(path))
+        answer = await self._http.post(to, sent, call, clock, expect="application/json")
         try:
-            return self._checked(await self._http.read(response, clock))
+            return self._checked(await self._http.read(answer, clock))
         finally:
-            await self._http.close(response, clock)
+            await self._http.close(answer, clock)
 
     async def chunks(
         self, path: str, body: Mapping[str, Any], call: Call
@@ -54,21 +52,19 @@ class RawDoor:
         """A POST's stream, document by document, up to [DONE]. Raises as `ask` does."""
         clock = self._http.clock(call, streaming=True)
         sent = orjson.dumps({**body, "stream": True})
-        response = await self._http.post(
-            self._url(path), sent, call, clock, expect="text/event-stream"
-        )
+        to = self._http.target(self._url(path))
+        answer = await self._http.post(to, sent, call, clock, expect="text/event-stream")
         decoder = SseDecoder()
         try:
-            async with aclosing(self._http.parts(response, clock)) as parts:
-                async for part in parts:
-                    for frame in self._frames(decoder, part):
-                        if frame == DONE:
-                            await self._http.drain(parts)
-                            return
-                        yield self._checked(frame)
-                        clock.restart()
+            while part := await self._http.part(answer, clock):
+                for frame in self._frames(decoder, part):
+                    if frame == DONE:
+                        await self._http.drain(answer, clock)
+                        return
+                    yield self._checked(frame)
+                    clock.restart()
         finally:
-            await self._http.close(response, clock)
+            await self._http.close(answer, clock)
 
     def _url(self, path: str) -> httpx.URL:
         return self._root.join(path[1:]) if path.startswith("/") else self._api.join(path)

@@ -27,6 +27,7 @@ from gateway.core.errors import (
 )
 from gateway.core.events import Collector, Document
 from gateway.core.exchange import Caller, Exchange, Reply
+from gateway.core.routing import Tier
 from gateway.dialects.base import Answering, Dialect
 from gateway.pipeline import Pipeline
 from gateway.record import to_json
