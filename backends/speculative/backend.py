@@ -8,7 +8,7 @@ target over plain HTTP, before the client has seen a byte.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal, Protocol, cast
@@ -20,7 +20,8 @@ from backends.engine.prompts import Vocabulary
 from backends.engine.protocol import MAX_DRAFT, Job
 from backends.http import Clock
 from backends.openai import OWN_DIALECTS, OpenAIBackend
-from backends.profiles import Surface
+from backends.openai_options import OpenAIOptions
+from backends.profiles import Profile, Surface
 from backends.speculative.client import NoSession, Session, session_url
 from backends.speculative.controller import Estimates
 from backends.speculative.draft import Drafter
@@ -61,12 +62,12 @@ DRAFT_TOKENS = 4096
 class SpeculativeOptions(Options):
     """A config entry of kind speculative.
 
-    `draft` names an upstream of kind llama_cpp, `target` a companion or another server of OpenAI's
-    wire. `strategy` is how the target is used: auto takes what its kind lends itself to (companion;
-    one_shot for OpenAI, Cerebras and Mistral; prefix_fanout for vLLM), another name is tried on any
-    server, by a probe that costs at most 300 tokens. `ahead` bounds the draft's lead in tokens,
-    `draft_for` what a one_shot draft may take before the target is asked. `always` drafts even
-    where it does not pay.
+    `draft` names an upstream of kind llama_cpp (for one_shot any), `target` a companion or another
+    server of OpenAI's wire. `strategy` is how the target is used: auto takes what its kind lends
+    itself to (companion; one_shot for OpenAI, Cerebras and Mistral; prefix_fanout for vLLM),
+    another name is tried on any server, by a probe that costs at most 300 tokens. `ahead` bounds
+    the draft's lead in tokens, `draft_for` what a one_shot draft may take before the target is
+    asked. `always` drafts even where it does not pay.
     """
 
     draft: str
@@ -123,6 +124,27 @@ class SpeculativeBackend:
     def parts(cls, options: Options) -> tuple[str, ...]:
         assert isinstance(options, SpeculativeOptions)
         return options.draft, options.target
+
+    @classmethod
+    def misfits(
+        cls, options: Options, upstreams: Mapping[str, Options]
+    ) -> Iterator[tuple[str, str]]:
+        assert isinstance(options, SpeculativeOptions)
+        draft, target = upstreams.get(options.draft), upstreams.get(options.target)
+        if target is None or draft is None:
+            return
+        if not isinstance(target, OpenAIOptions):
+            yield "target", f"{options.target!r} ({target.kind}) is no server of OpenAI's wire"
+            return
+        surface = _wished(options, target.facts())
+        if surface is Surface.NONE:
+            yield (
+                "target",
+                f"nothing is known of {options.target!r} ({target.kind}) that drafts could use; "
+                "`strategy` tries one, kind review does without",
+            )
+        if surface is not Surface.ONE_SHOT and draft.kind != "llama_cpp":
+            yield "draft", f"{options.draft!r} must be of kind llama_cpp to draft token by token"
 
     @property
     def upstream(self) -> Upstream:
@@ -295,15 +317,15 @@ class SpeculativeBackend:
         return Drafter(self._draft.engine, job, send=session.draft, clock=self._clock)
 
 
+def _wished(options: SpeculativeOptions, profile: Profile) -> Surface:
+    return profile.surface if options.strategy == "auto" else Surface(options.strategy)
+
+
 def _surface(name: str, options: SpeculativeOptions, target: OpenAIBackend) -> Surface:
     """What the target is used as. Raises ValueError if nothing is known to work there."""
-    profile = target.profile
-    found = profile.surface if options.strategy == "auto" else Surface(options.strategy)
+    found = _wished(options, target.profile)
     if found is Surface.NONE:
-        raise ValueError(
-            f"upstream {name!r}: nothing is known of its target's kind ({profile.name}) that "
-            "drafts could use; say `strategy` to try one, or use kind: review"
-        )
+        raise ValueError(f"upstream {name!r}: nothing is known of its target that drafts could use")
     if found is Surface.COMPANION and target.options.base_url is None:
         raise ValueError(f"upstream {name!r}: its target must be of kind companion")
     return found

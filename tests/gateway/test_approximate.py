@@ -173,6 +173,8 @@ def test_no_alias_has_one_by_itself() -> None:
         ("{kind: reveiw, draft: near, target: far}", "did you mean 'review'?"),
         ("{kind: speculative, draft: near, target: far, strategy: one-shot}", "'one_shot'"),
         ("{kind: speculative, draft: near, target: far, stratgy: auto}", "mean 'strategy'?"),
+        ("{kind: speculative, draft: near, target: near}", "nothing is known of 'near'"),
+        ("{kind: speculative, draft: near, target: far, strategy: prefix_fanout}", "llama_cpp"),
     ],
 )
 def test_mistakes_are_told_with_their_line(entry: str, says: str) -> None:

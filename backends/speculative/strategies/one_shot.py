@@ -96,7 +96,7 @@ class OneShot:
         drafting = self._fixed or self.estimates.draft_tokens() != 0
         text = await self._drafted(request, call) if drafting else ""
         usage: Usage | None = None
-        said = False
+        said = refused = False
         try:
             async with aclosing(self._target.stream(_with(request, text), call)) as events:
                 async for event in events:
@@ -111,13 +111,25 @@ class OneShot:
         except UpstreamRejected:
             if said or not text:
                 raise
-            self._refusals += 1
-            if self._refusals >= REFUSALS:
-                self._refusals = 0
-                raise Surprise("refused") from None
-            raise Declined("refused") from None
+            refused = True
+        if refused:
+            async with aclosing(self._without(request, call)) as plain:
+                async for event in plain:
+                    yield event
+            return
         self._refusals = 0
         yield self._report(usage or Usage(), self._clock() - began, drafted=bool(text))
+
+    async def _without(self, request: ChatRequest, call: Call) -> Events:
+        """A request that was refused with a prediction. If it is not without one, that was why."""
+        yield SpeculationReport(strategy="stream;refused")
+        async with aclosing(self._target.stream(request, call)) as events:
+            async for event in events:
+                yield event
+        self._refusals += 1
+        if self._refusals >= REFUSALS:
+            self._refusals = 0
+            raise Surprise("refused")
 
     async def _drafted(self, request: ChatRequest, call: Call) -> str:
         """The answer, or as much of its head as the budget allows."""

@@ -227,7 +227,12 @@ class _Answer:
         room = (context or len(self._prompt) + 4096) - len(self._prompt)
         self._most = min(self._request.sampling.max_tokens or room, room)
         ours = (self._rung.draft.upstream.context or 4096) - len(self._prompt)
-        if self._most < 2 or ours < 2 or wire.width_for(len(self._prompt), 1) < 1:
+        if (
+            not self._prompt
+            or self._most < 2
+            or ours < 2
+            or wire.width_for(len(self._prompt), 1) < 1
+        ):
             raise Declined("long")
         job = Job(
             id=0,
@@ -245,6 +250,8 @@ class _Answer:
     async def _rendered(self) -> list[int]:
         request, body = self._request, self._rung.target.body(self._request)
         if isinstance(request.prompt, tuple):
+            if not all(token < self._vocab for token in request.prompt):
+                raise Declined("refused")  # the client's mistake, and the server says so
             return list(request.prompt)
         asked: dict[str, Any] = {"model": body["model"]}
         if request.endpoint is Endpoint.CHAT:

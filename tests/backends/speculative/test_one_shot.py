@@ -14,6 +14,7 @@ from backends.speculative.controller import Estimates, Span
 from backends.speculative.strategies.base import MOST_PROBE_TOKENS
 from backends.speculative.strategies.one_shot import REFUSALS
 from gateway.core.chat import ChatRequest
+from gateway.core.errors import UpstreamRejected
 from gateway.core.events import Event, SpeculationReport, TextDelta, UsageReport
 from gateway.core.exchange import Call
 from gateway.dialects.openai_chat import OpenAIChat
@@ -259,6 +260,21 @@ def test_refusals_in_a_row_end_it(models: Models) -> None:
                 assert report(events).strategy == "stream;refused"
                 assert text_of(events)
             assert pair._ladder.rung.reason == "refused"
+
+    models.run(story())
+
+
+def test_a_clients_mistakes_end_nothing(models: Models) -> None:
+    """What the upstream refuses without a prediction too is no word against predictions."""
+
+    async def story() -> None:
+        async with paired(models) as (pair, _):
+            assert pair._ladder is not None
+            await pair._ladder.settled()
+            for _ in range(REFUSALS + 1):
+                with pytest.raises(UpstreamRejected):
+                    await answer(pair, request(unheard_of=True))
+            assert pair._ladder.rung.state == "proved"
 
     models.run(story())
 

@@ -16,6 +16,7 @@ from backends.speculative.strategies import fanout_wire as wire
 from backends.speculative.strategies.base import MOST_PROBE_TOKENS, Surprise
 from backends.speculative.strategies.prefix_fanout import PrefixFanout, metered
 from gateway.core.chat import ChatRequest
+from gateway.core.errors import UpstreamRejected
 from gateway.core.events import Event, SpeculationReport, TextDelta, UsageReport
 from gateway.core.exchange import Call
 from gateway.core.routing import Price
@@ -280,6 +281,22 @@ def test_a_prompt_of_text_and_one_of_ids(models: Models) -> None:
                 texts.add(text_of(events))
                 assert document.completion.choices[0].text in texts  # type: ignore[union-attr]
             assert len(texts) == 1
+
+    models.run(story())
+
+
+def test_a_clients_odd_ids_end_nothing(models: Models) -> None:
+    """Ids that no vocabulary has go to the server, which has a word for them; the rung stands."""
+
+    async def story() -> None:
+        async with paired(models) as (pair, server):
+            await proved(pair)
+            server.fail = 400
+            body = {"model": "x", "prompt": [1, 10**6], "max_tokens": 12, "temperature": 0}
+            with pytest.raises(UpstreamRejected):
+                await answer(pair, OpenAICompletions().decode(body, {}))
+            assert pair.rung is not None
+            assert pair.rung.state == "proved"
 
     models.run(story())
 
