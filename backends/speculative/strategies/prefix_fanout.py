@@ -1,36 +1,28 @@
 """S3b: drafts verified by a server that only knows completions, prompts of ids and a prefix cache.
 
-One round is one request (fanout_wire.py). The server waits between rounds, so this pays only close
-by, and the realised pace decides; where it does not, or the drafter dies, or a round goes wrong,
-the rest of the answer is one plain stream from the ids that stand, which is the same answer.
+The server waits between rounds, so this pays only close by, and the realised pace decides
+(fanout_answer.py has one answer's story, fanout_wire.py its requests, fanout_probe.py the proof).
 Exact by the server's own sampler: so never with a seed (each round would draw the same noise),
 penalties (drafts would count as the prompt), or anything that counts from an answer's beginning.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from backends.engine.drafts import Inbox
-from backends.engine.protocol import Job
-from backends.engine.text import TextStream
 from backends.openai import OpenAIBackend
 from backends.profiles.base import GUARDED_FIELDS
-from backends.speculative.controller import PROBE_TOKENS, Estimates, Observation, Span, abandons
-from backends.speculative.draft import Drafter
+from backends.speculative.controller import Estimates, Observation, Span
 from backends.speculative.seams import Drafting
-from backends.speculative.session import Draft
-from backends.speculative.strategies import fanout_wire as wire
 from backends.speculative.strategies.base import Bill, Declined, Events, Surprise
-from backends.speculative.strategies.companion import Pace
+from backends.speculative.strategies.fanout_answer import NAME, Answer, Means
 from backends.speculative.strategies.fanout_probe import FanoutProbe
-from gateway.core.chat import ChatRequest, Endpoint, Feature, Usage
-from gateway.core.errors import EngineFailed, TandemError, UpstreamBroken, UpstreamRejected
-from gateway.core.events import Event, Finish, SpeculationReport, TextDelta, UsageReport, is_content
+from gateway.core.chat import ChatRequest, Endpoint, Feature
+from gateway.core.errors import EngineFailed
+from gateway.core.events import SpeculationReport, UsageReport, is_content
 from gateway.core.exchange import Call
 from gateway.core.routing import Price
 
@@ -52,14 +44,12 @@ PLAIN_FIELDS = GUARDED_FIELDS | frozenset(
     "top_p stop user metadata prediction".split()
 )
 VERSION_S = 2.0
-PATIENCE_S = 0.25
-"""How long a round waits for its drafts, before one has shown what a round takes."""
 
 
 class PrefixFanout:
     """Rounds of prompts side by side, for one upstream."""
 
-    name: ClassVar[str] = "prefix_fanout"
+    name: ClassVar[str] = NAME
 
     def __init__(
         self,
@@ -70,17 +60,19 @@ class PrefixFanout:
         fixed: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.draft = draft
-        self.target = target
-        self.ahead = ahead
-        self.fixed = fixed
-        self.clock = clock
+        self._draft = draft
+        self._target = target
+        self._fixed = fixed
+        self._clock = clock
+        self._means = Means(
+            draft=draft, target=target, ahead=ahead, fixed=fixed, clock=clock, spelt=self._spelt
+        )
         self.estimates = Estimates()
         self._samples = False
         self._pieces: dict[int, bytes] = {}
 
     def declines(self, request: ChatRequest) -> str:
-        if metered(self.target.upstream.price) or not self.target.profile.self_hosted:
+        if metered(self._target.upstream.price) or not self._target.profile.self_hosted:
             return "metered"  # a prefix is billed for each prompt of each round
         if request.endpoint not in (Endpoint.CHAT, Endpoint.COMPLETION) or request.suffix:
             return "endpoint"
@@ -98,24 +90,24 @@ class PrefixFanout:
         return ""
 
     async def version(self) -> str:
-        told = await self.target.raw.look("/version", VERSION_S)
-        return f"{self.target.upstream.model}@{str(told.get('version', ''))[:64]}"
+        told = await self._target.raw.look("/version", VERSION_S)
+        return f"{self._target.upstream.model}@{str(told.get('version', ''))[:64]}"
 
     async def probe(self, bill: Bill) -> None:
-        if self.draft.vocabulary is None:
+        if self._draft.vocabulary is None:
             raise EngineFailed("the draft model is not loaded")
-        self._samples = await FanoutProbe(self.target, self.draft.prompts, bill).run()
+        self._samples = await FanoutProbe(self._target, self._draft.prompts, bill).run()
 
     async def events(self, request: ChatRequest, call: Call) -> Events:
-        limit = None if self.fixed else self.estimates.draft_tokens()
+        limit = None if self._fixed else self.estimates.draft_tokens()
         if not request.sampling.greedy and not self._samples:
             raise Declined("temperature")  # equal prompts were sampled alike, or nobody could tell
-        if limit == 0 or self.draft.vocabulary is None:
+        if limit == 0 or self._draft.vocabulary is None:
             async with aclosing(self._plainly(request, call)) as events:
                 async for event in events:
                     yield event
             return
-        answer = _Answer(self, request, call, limit)
+        answer = Answer(self._means, request, call, limit=limit, estimates=self.estimates)
         try:
             async with aclosing(answer.events()) as events:
                 async for event in events:
@@ -130,10 +122,10 @@ class PrefixFanout:
         """The stream itself, timed: what drafting has to beat."""
         yield SpeculationReport(strategy=f"{self.name};off", gain=1.0)
         first, last, tokens = None, 0.0, 0
-        async with aclosing(self.target.stream(request, call)) as events:
+        async with aclosing(self._target.stream(request, call)) as events:
             async for event in events:
                 if is_content(event):
-                    last = self.clock()
+                    last = self._clock()
                     first = last if first is None else first
                 elif isinstance(event, UsageReport):
                     tokens = event.usage.completion_tokens
@@ -142,276 +134,14 @@ class PrefixFanout:
             span = Span(tokens=tokens - 1, seconds=last - first, passes=tokens - 1)
             self.estimates = self.estimates.after(Observation(plain=span))
 
-    async def spelt(self, tokens: Sequence[int]) -> list[bytes]:
+    async def _spelt(self, tokens: Sequence[int]) -> list[bytes]:
         """The tokens' bytes; the local vocabulary is the target's, the probe has seen to it."""
         new = sorted({token for token in tokens if token not in self._pieces})
         if new:
-            self._pieces |= zip(new, await self.draft.prompts.pieces(new), strict=True)
+            self._pieces |= zip(new, await self._draft.prompts.pieces(new), strict=True)
         return [self._pieces[token] for token in tokens]
 
 
 def metered(price: Price | None) -> bool:
     """Whether somebody pays for each token that is read."""
     return price is not None and price.kwh is None and bool(price.input or price.cached_input)
-
-
-class _Answer:
-    """One answer: its ids, its drafter, its books."""
-
-    def __init__(
-        self, rung: PrefixFanout, request: ChatRequest, call: Call, limit: int | None
-    ) -> None:
-        self._rung = rung
-        self._request = request
-        self._call = call
-        self._limit = limit
-        self._text = TextStream(tuple(s.encode() for s in request.sampling.stop))
-        self._shared = wire.common(rung.target.body(request))
-        self._prompt: list[int] = []
-        self._said: list[int] = []
-        self._most = 0
-        vocabulary = rung.draft.vocabulary
-        assert vocabulary is not None
-        self._vocab = vocabulary.vocab_n
-        self._inbox = Inbox(self._vocab)
-        self._drafted_more = asyncio.Event()
-        self._drafter: Drafter | None = None
-        self._draft_s: float | None = None
-        self._finish = ""
-        self._why_plain = ""
-        self._drafting, self._plain, self._window = Pace(), Pace(), Pace()
-        self._windows: list[float] = []
-        self._round_s = PATIENCE_S
-        self._drafted = self._accepted = self._rounds = 0
-        self._read = self._wrote = 0
-        self.surprise = ""
-
-    async def events(self) -> AsyncGenerator[Event, None]:
-        await self._begin()
-        async with aclosing(self._in_rounds()) as rounds:
-            async for text in rounds:
-                yield text
-        if not self._finish:
-            async with aclosing(self._the_rest()) as rest:
-                async for text in rest:
-                    yield text
-        if not self._text.stopped and (tail := self._text.flush()):
-            yield TextDelta(text=tail.decode())
-        yield self._report()
-        yield Finish(reason=self._finish)
-        usage = Usage(prompt_tokens=len(self._prompt), completion_tokens=len(self._said))
-        yield UsageReport(usage=usage)
-
-    async def aclose(self) -> None:
-        if self._drafter is not None:
-            drafter, self._drafter = self._drafter, None
-            self._draft_s = drafter.draft_s
-            await drafter.aclose()
-
-    def observation(self) -> Observation:
-        lost = self._why_plain in ("draft-lost", "broken") or bool(self.surprise)
-        return Observation(
-            drafting=Span() if lost else self._drafting.span,
-            plain=self._plain.span,
-            draft_s=self._draft_s,
-            drafted=self._drafted,
-            accepted=self._accepted,
-        )
-
-    async def _begin(self) -> None:
-        """Prompt ids from the server itself, and a drafter on them. Raises Declined."""
-        self._prompt = await self._rendered()
-        if not all(token < self._vocab for token in self._prompt):
-            raise Surprise("tokenizer")  # no such ids here: the drafter would be given nonsense
-        context = self._rung.target.upstream.context
-        room = (context or len(self._prompt) + 4096) - len(self._prompt)
-        self._most = min(self._request.sampling.max_tokens or room, room)
-        ours = (self._rung.draft.upstream.context or 4096) - len(self._prompt)
-        if (
-            not self._prompt
-            or self._most < 2
-            or ours < 2
-            or wire.width_for(len(self._prompt), 1) < 1
-        ):
-            raise Declined("long")
-        job = Job(
-            id=0,
-            tokens=tuple(self._prompt),
-            max_tokens=ours,
-            role="draft",
-            # While a round is on its way the next one's drafts are made.
-            ahead=2 * self._rung.ahead,
-            tenant=self._call.tenant,
-        )
-        self._drafter = Drafter(
-            self._rung.draft.engine, job, send=self._take, clock=self._rung.clock
-        )
-
-    async def _rendered(self) -> list[int]:
-        request, body = self._request, self._rung.target.body(self._request)
-        if isinstance(request.prompt, tuple):
-            if not all(token < self._vocab for token in request.prompt):
-                raise Declined("refused")  # the client's mistake, and the server says so
-            return list(request.prompt)
-        asked: dict[str, Any] = {"model": body["model"]}
-        if request.endpoint is Endpoint.CHAT:
-            asked |= {"messages": body["messages"], "add_generation_prompt": True}
-        else:
-            asked |= {"prompt": body["prompt"], "add_special_tokens": True}
-        try:
-            return wire.token_ids(
-                await self._rung.target.raw.ask("/tokenize", asked, self._call), "tokens"
-            )
-        except UpstreamRejected:
-            raise Declined("refused") from None  # the plain way says what is wrong with it
-
-    async def _take(self, draft: Draft) -> None:
-        self._inbox.put(draft.epoch, draft.base_pos, draft.tokens, self._said)
-        self._drafted_more.set()
-
-    async def _in_rounds(self) -> AsyncGenerator[TextDelta, None]:
-        """Text, as long as drafting goes on; it ends with the answer or before."""
-        while not self._finish:
-            if self._rounds and (why := self._why_no_round()):
-                self._why_plain = why
-                await self.aclose()
-                return
-            drafts = await self._drafts()
-            try:
-                said = await self._round(drafts)
-            except Surprise as surprise:
-                if not self._said:
-                    raise
-                self.surprise = self._why_plain = surprise.reason
-            except UpstreamRejected:
-                if not self._said:
-                    raise Declined("refused") from None
-                self._why_plain = "broken"
-            except TandemError as error:
-                if not self._said or not error.retryable:
-                    raise
-                self._why_plain = "broken"
-            else:
-                if text := await self._settle(said):
-                    yield text
-                continue
-            await self.aclose()
-            return
-
-    def _why_no_round(self) -> str:
-        drafter = self._drafter
-        if drafter is None or drafter.lost:
-            return "draft-lost"
-        if wire.width_for(len(self._prompt) + len(self._said), 1) < 1:
-            return "long"
-        window = self._window.span
-        if window.tokens >= PROBE_TOKENS:
-            self._windows.append(window.seconds / window.tokens)
-            self._window = Pace()
-        spent = self._limit is not None and len(self._said) >= self._limit
-        losing = not self._rung.fixed and abandons(self._windows, self._rung.estimates.plain_s)
-        return "off" if spent or losing else ""
-
-    async def _drafts(self) -> list[int]:
-        """What the next round tries. The first goes out at once: the server has a prompt to read
-        meanwhile.
-        """
-        prefix = len(self._prompt) + len(self._said)
-        width = min(wire.width_for(prefix, self._rung.ahead), self._most - len(self._said) - 1)
-        drafter = self._drafter
-        assert drafter is not None
-        if self._rounds:
-            try:
-                async with asyncio.timeout(self._round_s):
-                    while len(self._inbox.take(len(self._said), width)) < width:
-                        if drafter.lost:
-                            break
-                        self._drafted_more.clear()
-                        await self._drafted_more.wait()
-            except TimeoutError:
-                pass  # what there is goes
-        return self._inbox.take(len(self._said), width)
-
-    async def _round(self, drafts: list[int]) -> list[wire.Said]:
-        prefix = [*self._prompt, *self._said]
-        body = wire.round_body(self._shared, prefix, drafts)
-        began = self._rung.clock()
-        document = await self._rung.target.raw.ask("completions", body, self._call)
-        self._round_s = min(PATIENCE_S, max(0.01, self._rung.clock() - began))
-        found = wire.read_round(document, len(drafts) + 1)
-        self._read += found.usage.prompt_tokens
-        self._wrote += found.usage.completion_tokens
-        said = wire.settled(found, drafts)
-        if not all(each.token < self._vocab for each in said):
-            raise Surprise("tokenizer")
-        self._rounds += 1
-        self._drafted += len(drafts)
-        self._accepted += sum(d == s.token for d, s in zip(drafts, said, strict=False))
-        return said
-
-    async def _settle(self, said: Sequence[wire.Said]) -> TextDelta | None:
-        """Make tokens the answer's, up to its end if it is among them; their text, if any."""
-        base, shown = len(self._said), b""
-        pieces = await self._rung.spelt([each.token for each in said])
-        for each, piece in zip(said, pieces, strict=True):
-            self._said.append(each.token)
-            if each.ends:
-                self._finish = "stop"
-                break
-            shown += self._text.push(piece)
-            if self._text.stopped:
-                self._finish = "stop"
-                break
-            if len(self._said) >= self._most:
-                self._finish = "length"
-                break
-        tokens = self._said[base:]
-        self._inbox.commit(base, tokens)
-        now = self._rung.clock()
-        if self._drafter is not None:
-            self._drafter.committed(self._inbox.epoch, base, tokens)
-            self._drafting.note(len(tokens), now)
-            self._window.note(len(tokens), now)
-        else:
-            self._plain.note(len(tokens), now)
-        return TextDelta(text=shown.decode(), tokens=len(tokens)) if shown else None
-
-    async def _the_rest(self) -> AsyncGenerator[TextDelta, None]:
-        """What is left, as one plain stream from the ids that stand."""
-        prefix = [*self._prompt, *self._said]
-        body = wire.rest_body(self._shared, prefix, self._most - len(self._said))
-        async with aclosing(self._rung.target.raw.chunks("completions", body, self._call)) as all_:
-            async for chunk in all_:
-                for choice in chunk.get("choices") or ():
-                    try:
-                        tokens = wire.token_ids(choice)
-                    except Surprise:
-                        raise UpstreamBroken("The upstream stopped naming its tokens.") from None
-                    ends = choice.get("finish_reason") == "stop"
-                    last = len(tokens) - 1
-                    said = [wire.Said(t, ends and i == last) for i, t in enumerate(tokens)]
-                    if text := await self._settle(said):
-                        yield text
-                    self._finish = self._finish or str(choice.get("finish_reason") or "")
-                if self._finish:
-                    return
-        raise UpstreamBroken("The upstream ended its stream without a finish.")
-
-    def _report(self) -> SpeculationReport:
-        name = self._rung.name
-        return SpeculationReport(
-            strategy=f"{name};{self._why_plain}" if self._why_plain else name,
-            drafted=self._drafted,
-            accepted=self._accepted,
-            rounds=self._rounds,
-            gain=self._gain(),
-            verified=Usage(prompt_tokens=self._read, completion_tokens=self._wrote),
-        )
-
-    def _gain(self) -> float | None:
-        drafting, plain = self._drafting.span, self._plain.span
-        plain_s = plain.rate if plain.tells else self._rung.estimates.plain_s
-        if plain_s is None or not drafting.tells:
-            return None
-        tokens, seconds = drafting.tokens + plain.tokens, drafting.seconds + plain.seconds
-        return plain_s * tokens / seconds
