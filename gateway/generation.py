@@ -19,6 +19,7 @@ from backends.engine.backend import LlamaCppBackend
 from backends.speculative.seams import Ended
 from gateway.admin import AdminParts, admin_app
 from gateway.admission import Admission
+from gateway.balancer import Balancer
 from gateway.cache.base import Cache
 from gateway.companion import CompanionEndpoint, resolver
 from gateway.config import Config
@@ -66,10 +67,11 @@ class Generation:
         self.backends: dict[str, Backend] = build_backends(config, shared.resources, kept)
         known = before.fleet if before else None
         self.fleet: Fleet = Fleet(self.backends, time.monotonic, known)
+        self.balancer: Balancer = before.balancer if before else Balancer()
         self.keys = Keys(config.callers)
         self.pipeline = Pipeline(
             fleet=self.fleet,
-            planner=Planner(self.fleet, rulebook(config)),
+            planner=Planner(self.fleet, rulebook(config), self.balancer),
             admission=shared.admission,
             cache=shared.cache,
             record=shared.record,
@@ -210,6 +212,7 @@ def rulebook(config: Config) -> Rulebook:
             policy=build_policy(alias.policy, settings),
             deadline_s=alias.deadline,
             min_bits=alias.min_bits,
+            groups=alias.balance,
         )
         for name, alias in config.aliases.items()
     }
@@ -230,6 +233,7 @@ def rulebook(config: Config) -> Rulebook:
         min_bits=bits,
         exact=by_rule_exact,
         reach=config.reach,
+        led={rule.name: rule.use for rule in config.rules if rule.use is not None},
         headers=config.rule_headers,
         default_zone=config.privacy.default,
         epoch=hashlib.sha256(repr((config.aliases, config.rules)).encode()).hexdigest()[:16],

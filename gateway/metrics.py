@@ -49,6 +49,7 @@ CASCADE_ENDS = frozenset("sure unsure loop refusal empty form failed".split())
 REASONS = frozenset(
     "none pin rule static learned sticky fallback budget capacity locality cache".split()
 )
+BALANCES = frozenset({"warm", "load", "only"})
 LOOKUPS = frozenset("hit miss stale bypass error".split())
 
 # Every promise about latency has its number on an edge (operations.md 1.2).
@@ -186,6 +187,7 @@ class Metrics:
                 self._fallbacks.inc(upstream, kind)
         if record.decide_s is not None:
             self._decisions.inc(_known(record.reason, REASONS), tier)
+            self._balance.inc(_known(record.balance, BALANCES))
             self._overhead.see("pre", seconds=record.decide_s)
             self._lookups.inc("exact", _known(record.cache, LOOKUPS))
 
@@ -298,6 +300,12 @@ class Metrics:
         )
         self._decisions = counter(
             "tandem_route_decisions_total", "Routes chosen.", ("reason", "tier"), limit=60
+        )
+        self._balance = counter(
+            "tandem_balance_choices_total",
+            "How the first upstream was picked among its equals: warm, load, or the only one.",
+            ("choice",),
+            limit=3,
         )
         self._lookups = counter(
             "tandem_cache_lookups_total", "Response cache lookups.", ("kind", "result"), limit=12

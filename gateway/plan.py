@@ -6,8 +6,10 @@ Live requests and `tandem route explain` take this same path; nothing here has a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from gateway.balance import Groups
+from gateway.balancer import Balanced, Balancer
 from gateway.core.chat import ChatRequest
 from gateway.core.errors import TandemError, Unavailable
 from gateway.core.exchange import Exchange
@@ -30,12 +32,17 @@ from router_policies.facts import facts as facts_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alias:
-    """A model name that stands for several upstreams, and how to choose among them."""
+    """A model name that stands for several upstreams, and how to choose among them.
+
+    `groups` are those that stand equal, with their weights; None: who is the same in all that
+    matters (balance.py).
+    """
 
     candidates: tuple[str, ...]
     policy: Policy
     deadline_s: float | None = None
     min_bits: float | None = None
+    groups: Groups | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +51,7 @@ class Rulebook:
 
     `epoch` changes with it, so that no answer kept under other rules is served. `headers` are the
     request headers that rules look at; `locality`, `min_bits`, `exact` and `reach` are the rules'
-    say before routing.
+    say before routing; `led` is what each `use:` rule leads to, by its name.
     """
 
     aliases: Mapping[str, Alias]
@@ -53,6 +60,7 @@ class Rulebook:
     reach: Callable[[str | None, Facts, tuple[str, ...]], tuple[str, ...]]
     min_bits: Callable[[Facts], float | None] = lambda facts: None
     exact: Callable[[Facts], bool] = lambda facts: False
+    led: Mapping[str, str] = field(default_factory=dict)
     headers: frozenset[str] = frozenset()
     default_zone: Zone = Zone.PUBLIC
     epoch: str = ""
@@ -68,13 +76,15 @@ class Plan:
     facts: Facts
     route: Route
     counted: Mapping[str, int]
+    balanced: Balanced | None = None
 
 
 class Planner:
     """Plans for one configuration over one fleet. Holds no request's state."""
 
-    def __init__(self, fleet: Fleet, rulebook: Rulebook) -> None:
+    def __init__(self, fleet: Fleet, rulebook: Rulebook, balancer: Balancer | None = None) -> None:
         self.rulebook = rulebook
+        self.balancer = balancer or Balancer()
         self._fleet = fleet
 
     async def plan(self, exchange: Exchange) -> Plan:
@@ -110,7 +120,25 @@ class Planner:
             raise Unavailable("No policy made a choice.", code="no_route")
         if rejected:
             route = replace(route, rejected=(*rejected, *route.rejected))
-        return Plan(zone=zone, facts=facts, route=route, counted=counted)
+        balanced = None
+        if alias is not None and len(route.candidates) > 1:
+            route, balanced = self._balance(route, exchange, zone, alias)
+        return Plan(zone=zone, facts=facts, route=route, counted=counted, balanced=balanced)
+
+    def _balance(
+        self, route: Route, exchange: Exchange, zone: Zone, alias: str
+    ) -> tuple[Route, Balanced | None]:
+        """Equals in their best order. A rule that leads to one upstream has the first place."""
+        book = self.rulebook
+        led = alias if route.rule is None else book.led.get(route.rule, alias)
+        return self.balancer.order(
+            route,
+            exchange.request,
+            tenant=exchange.caller.tenant,
+            zone=zone,
+            groups=book.aliases[led if led in book.aliases else alias].groups,
+            begin=0 if led in book.aliases else 1,
+        )
 
     async def _count(
         self, request: ChatRequest, candidates: tuple[Candidate, ...], zone: Zone

@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from gateway.app import Gateway
+from gateway.balance import Member
 from gateway.cli.serve import default_model_dir
 from gateway.config import Config, ConfigError, load
 from gateway.core.chat import Usage
@@ -88,6 +89,8 @@ async def _config(arguments: argparse.Namespace, env: Mapping[str, str]) -> Conf
 def _lines(plan: Plan, model: str, limit: int | None) -> list[str]:
     route = plan.route
     why = f"{route.reason} ({route.rule})" if route.rule else route.reason
+    if plan.balanced is not None:
+        why += f", balanced by {route.balance}"
     tokens = int(plan.facts["prompt_tokens"])
     usage = Usage(prompt_tokens=tokens, completion_tokens=limit or ASSUMED_COMPLETION)
     shown = [
@@ -100,9 +103,24 @@ def _lines(plan: Plan, model: str, limit: int | None) -> list[str]:
     for place, candidate in enumerate(route.candidates):
         word = "goes to" if place == 0 else "then to"
         shown.append(f"{word:<9} {_describe(candidate.upstream, usage)}")
+    shown += [f"balanced  {_balanced(group)}" for group in _groups(plan)]
     shown += [f"not to    {r.upstream}: {r.reason}, {r.detail}" for r in route.rejected]
     shown += ["", "facts     " + ", ".join(f"{k}={v}" for k, v in sorted(plan.facts.items()))]
     return shown
+
+
+def _groups(plan: Plan) -> tuple[tuple[Member, ...], ...]:
+    return () if plan.balanced is None else plan.balanced.groups
+
+
+def _balanced(group: tuple[Member, ...]) -> str:
+    """The group, best member first: what each costs now, and what of the prompt it knows."""
+    total = sum(member.weight for member in group)
+    return "; ".join(
+        f"{member.name} (share {member.weight / total:.0%}, {member.candidate.in_flight} in flight,"
+        f" {member.warm:.0f} tokens warm, cost {member.cost_s * 1e3:.0f} ms)"
+        for member in group
+    )
 
 
 def _describe(upstream: Upstream, usage: Usage) -> str:
