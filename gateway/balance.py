@@ -6,7 +6,7 @@ cheaper goes first, which keeps the fullest near the mean without everybody runn
 was emptiest a moment ago (Mitzenmacher 2001). The member that knows the prompt best is compared
 with these two. Cost is in seconds: the wait, and the reading of what is not warm.
 
-A prefix must not melt one upstream: who has more in flight than its share of the group by a half
+A prefix must not melt one upstream: who has more in flight than its share of the group by a quarter
 is no choice at all (consistent hashing with bounded loads, Mirrokni 2018).
 """
 
@@ -21,10 +21,11 @@ from gateway.core.routing import Candidate, Upstream
 WARM, LOAD, ONLY = "warm", "load", "only"
 SIDE_BY_SIDE = 8
 """Requests in flight for each weight that double the wait: about where a batch has its knee."""
-BOUND = 1.5
+BOUND = 1.25
 SLACK = 2.0
 """In flight beyond the bound all the same: with next to no traffic a mean says nothing."""
-NOISE = 1.25
+FOR_ALL = 1 / 8
+NOISE = 1.5
 """Measured times within this factor are the same time; else the weights would mean nothing and
 everybody would run to a difference of a millisecond."""
 
@@ -49,9 +50,13 @@ class Member(NamedTuple):
         return self.candidate.upstream.name
 
     @property
+    def crowd(self) -> float:
+        """How many times longer one waits there than at an idle one."""
+        return 1 + self.candidate.in_flight / (self.weight * SIDE_BY_SIDE)
+
+    @property
     def cost_s(self) -> float:
-        crowd = self.candidate.in_flight / (self.weight * SIDE_BY_SIDE)
-        return self.wait_s * (1 + crowd) + self.cold_s
+        return (self.wait_s + self.cold_s) * self.crowd
 
 
 def arrange(members: Sequence[Member], rng: random.Random) -> tuple[list[Member], str]:
@@ -101,10 +106,25 @@ def _cost(member: Member) -> float:
     return member.cost_s
 
 
-def snapped(times: Sequence[float]) -> list[float]:
-    """The times, with what is within noise of the least taken for the least."""
-    least = min(times)
-    return [least if each <= least * NOISE else each for each in times]
+def level(paces: Sequence[tuple[float, float]], tokens: float) -> list[tuple[float, float]]:
+    """(wait, seconds a token) of each member, with those of the fastest for all that are within
+    noise of it for a prompt of so many tokens."""
+    whole = [wait + tokens * token_s for wait, token_s in paces]
+    least = min(whole)
+    best = paces[whole.index(least)]
+    return [
+        best if each <= least * NOISE else pace for each, pace in zip(whole, paces, strict=True)
+    ]
+
+
+def unread(tokens: float, warm: Sequence[float]) -> list[float]:
+    """The tokens that each member has yet to read, counted by what that is worth.
+
+    What half of the group has read already will be asked for again: to read it at one more place is
+    for all who follow, and counts an eighth.
+    """
+    common = sorted(warm, reverse=True)[(len(warm) - 1) // 2] if len(warm) > 2 else 0.0
+    return [max(0.0, tokens - known - max(0.0, common - known) * (1 - FOR_ALL)) for known in warm]
 
 
 def gather(
@@ -113,7 +133,7 @@ def gather(
     """Places of candidates that stand equal, with their weights; only groups of at least two.
 
     `groups` are the operator's; None: who has the same model, price, tier and zone at the same kind
-    of upstream is equal. Places before `begin` are not touched.
+    of remote upstream is equal. Places before `begin` are not touched.
     """
     if groups is None:
         return _alike(candidates, begin)
@@ -129,7 +149,10 @@ def gather(
 def _alike(candidates: Sequence[Candidate], begin: int) -> list[dict[int, float]]:
     seen: dict[str, list[int]] = {}
     for at in range(begin, len(candidates)):
-        seen.setdefault(candidates[at].upstream.model, []).append(at)
+        upstream = candidates[at].upstream
+        # Two entries for one file here are two settings of it, and each takes memory.
+        if upstream.kind != "llama_cpp":
+            seen.setdefault(upstream.model, []).append(at)
     found: list[dict[int, float]] = []
     for model, places in seen.items():
         while model and len(places) > 1:

@@ -11,16 +11,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from gateway.balance import Groups, Member, arrange, gather, snapped
+from gateway.balance import Groups, Member, arrange, gather, level, unread
 from gateway.core.chat import ChatRequest, Endpoint, Usage
 from gateway.core.routing import Candidate, Price, Route, Zone
-from gateway.pace import Pace
+from gateway.pace import PER_TOKEN_S, Pace
 from gateway.prefixes import Prefix, Prefixes
 
 USD_PER_SECOND = 0.001
 """What a second of waiting is worth, to hold the price of cold tokens against it: 3.60 USD/h."""
-UNKNOWN_WAIT_S = 0.2
-"""The wait at an upstream, where none of its group was ever asked."""
+UNKNOWN = 0.2, PER_TOKEN_S
+"""The wait at an upstream and a token's reading, where none of its group was ever asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,11 @@ class Balanced:
     groups: tuple[tuple[Member, ...], ...]
     prefix: Prefix | None
     warm: dict[str, float]
+
+    def crowd(self, upstream: str) -> float:
+        """How crowded it was at the choice; 1 for one of no group."""
+        members = (member for group in self.groups for member in group)
+        return next((member.crowd for member in members if member.name == upstream), 1.0)
 
 
 class Balancer:
@@ -63,19 +68,20 @@ class Balancer:
         found = gather(route.candidates, groups, begin)
         if not found:
             return route, None
-        prefix = warm = None
+        prefix: Prefix | None = None
+        warm: dict[str, float] = {}
         if request.endpoint is not Endpoint.EMBEDDINGS:
             prefix = self.prefixes.of(request, tenant, zone)
             warm = self.prefixes.warm(prefix)
         candidates, choice, arranged = list(route.candidates), route.balance, []
         for places in found:
-            members, why = arrange(self._members(route, places, prefix, warm or {}), self._rng)
+            members, why = arrange(self._members(route, places, prefix, warm), self._rng)
             for at, member in zip(sorted(places), members, strict=True):
                 candidates[at] = member.candidate
             if 0 in places:
                 choice = why
             arranged.append(tuple(members))
-        balanced = Balanced(groups=tuple(arranged), prefix=prefix, warm=warm or {})
+        balanced = Balanced(groups=tuple(arranged), prefix=prefix, warm=warm)
         return replace(route, candidates=tuple(candidates), balance=choice), balanced
 
     def begun(self, balanced: Balanced | None, upstream: str) -> None:
@@ -97,7 +103,7 @@ class Balancer:
             pace.see_cached(usage.cached_tokens, tokens * share)
             if pace.reports:
                 cold = max(0.0, tokens - usage.cached_tokens)
-        pace.see(ttft_s, cold, self._clock())
+        pace.see(ttft_s / balanced.crowd(upstream), cold, self._clock())
 
     def pace(self, upstream: str) -> Pace:
         """What is known of its pace."""
@@ -113,16 +119,18 @@ class Balancer:
         now = self._clock()
         candidates = [route.candidates[at] for at in places]
         paces = [self._paces.get(each.upstream.name, _UNKNOWN) for each in candidates]
-        known = [pace.base_s for pace in paces if pace.base_s is not None]
-        best = min(known, default=UNKNOWN_WAIT_S)
-        waits = snapped([pace.base_now(best, now) for pace in paces])
-        per_token = snapped([pace.per_token_s for pace in paces])
+        tokens = prefix.tokens if prefix is not None else 0.0
+        known = [(p.base_s, p.per_token_s) for p in paces if p.base_s is not None]
+        best = min(known, key=lambda pace: pace[0] + tokens * pace[1], default=UNKNOWN)
+        times = level([pace.now(best, now) for pace in paces], tokens)
+        names = [each.upstream.name for each in candidates]
+        kept = [warm.get(name, 0.0) * pace.keeps for name, pace in zip(names, paces, strict=True)]
+        cold = unread(tokens, kept)
         members = []
         for at, (candidate, weight) in enumerate(zip(candidates, places.values(), strict=True)):
-            kept = warm.get(candidate.upstream.name, 0.0) * paces[at].keeps
-            cold = prefix.tokens - kept if prefix is not None else 0.0
-            token_s = per_token[at] + _extra_usd(candidate) / USD_PER_SECOND
-            members.append(Member(candidate, weight, waits[at], kept, cold * token_s))
+            wait, token_s = times[at]
+            token_s += _extra_usd(candidate) / USD_PER_SECOND
+            members.append(Member(candidate, weight, wait, kept[at], cold[at] * token_s))
         return members
 
 

@@ -15,9 +15,10 @@ PER_TOKEN_S = 0.0002
 MOST_PER_TOKEN_S = 0.05
 SMOOTHING = 0.2
 SLOW_SMOOTHING = 0.05
-ENOUGH = 8
-LEAST_VARIANCE = 50.0**2
-"""Prompts that differ less than some fifty tokens do not show what a token costs."""
+PRIOR_SD_S = 0.001
+"""How far off PER_TOKEN_S may be: a measured slope counts by how sure it is beside this, for under
+load the first content's time has more to do with who else is there than with the prompt."""
+LEAST_PER_TOKEN_S = PER_TOKEN_S / 4
 LEAST_BASE = 0.1
 """The part of a time to first content that is never put down to reading: were it all of it, nobody
 would be thought to wait, however many there are."""
@@ -47,9 +48,13 @@ class Pace:
     _y: float = 0.0
     _xx: float = 0.0
     _xy: float = 0.0
+    _yy: float = 0.0
 
     def see(self, ttft_s: float, cold: float, now: float) -> None:
-        """An answer began so long after it was asked for, with so many tokens to read first."""
+        """An answer began so long after it was asked for, with so many tokens to read first.
+
+        The crowd that it met is to be taken out of `ttft_s` before: who has been busy is not slow.
+        """
         if not (math.isfinite(ttft_s) and ttft_s > 0 and math.isfinite(cold) and cold >= 0):
             return
         self.seen += 1
@@ -59,18 +64,33 @@ class Pace:
         self._y += share * dy
         self._xx = (1 - share) * (self._xx + share * dx * dx)
         self._xy = (1 - share) * (self._xy + share * dx * dy)
-        if self.seen >= ENOUGH and self._xx >= LEAST_VARIANCE:
-            self.per_token_s = min(MOST_PER_TOKEN_S, max(0.0, self._xy / self._xx))
+        self._yy = (1 - share) * (self._yy + share * dy * dy)
+        self.per_token_s = self._slope()
         base = max(LEAST_BASE * ttft_s, ttft_s - cold * self.per_token_s)
         old = self.base_s
         self.base_s = base if old is None else old + SMOOTHING * (base - old)
         self.at = now
 
-    def base_now(self, best_s: float, now: float) -> float:
-        """The base as it is believed now, if the best of the group has `best_s`."""
+    def _slope(self) -> float:
+        """Seconds a token: the line's slope and what is usual, each by its certainty."""
+        if self._xx <= 0:
+            return PER_TOKEN_S
+        slope = self._xy / self._xx
+        samples = min(self.seen, 2 / SLOW_SMOOTHING)
+        unsure = max(0.0, self._yy - slope * self._xy) / (self._xx * samples)
+        usual = PRIOR_SD_S**2
+        mixed = (slope * usual + PER_TOKEN_S * unsure) / (usual + unsure)
+        return min(MOST_PER_TOKEN_S, max(LEAST_PER_TOKEN_S, mixed))
+
+    def now(self, best: tuple[float, float], now: float) -> tuple[float, float]:
+        """(base, seconds a token) as believed now, if the best of the group has `best`."""
         if self.base_s is None:
-            return best_s
-        return best_s + (self.base_s - best_s) * math.exp2((self.at - now) / FADES_S)
+            return best
+        trust = math.exp2((self.at - now) / FADES_S)
+        return (
+            best[0] + (self.base_s - best[0]) * trust,
+            best[1] + (self.per_token_s - best[1]) * trust,
+        )
 
     def see_cached(self, cached: int, expected: float) -> None:
         """So many tokens were warm by the upstream's own usage, and so many we expected."""
