@@ -18,13 +18,16 @@ SLOW_SMOOTHING = 0.05
 PRIOR_SD_S = 0.001
 """How far off PER_TOKEN_S may be: a measured slope counts by how sure it is beside this, for under
 load the first content's time has more to do with who else is there than with the prompt."""
+LEAST_NOISE = 0.25
 LEAST_PER_TOKEN_S = PER_TOKEN_S / 4
 LEAST_BASE = 0.1
 """The part of a time to first content that is never put down to reading: were it all of it, nobody
 would be thought to wait, however many there are."""
-FADES_S = 30.0
+FADES_S = 10.0
 """An upstream that is not asked is thought to be as good as the others, by half in this time:
 otherwise one bad minute would keep it out for ever."""
+ENOUGH = 10
+"""Samples until they are fully believed: a first answer often waits for more than all later."""
 KEEPS_SMOOTHING = 0.1
 TELLING = 64
 """Warm tokens expected before an answer's `cached_tokens` says anything about our expectation."""
@@ -77,7 +80,10 @@ class Pace:
             return PER_TOKEN_S
         slope = self._xy / self._xx
         samples = min(self.seen, 2 / SLOW_SMOOTHING)
-        unsure = max(0.0, self._yy - slope * self._xy) / (self._xx * samples)
+        # Two points always lie on a line: no time to first content is surer than its noise.
+        doubt = 2 / samples * (LEAST_NOISE * self._y) ** 2
+        scatter = max(0.0, self._yy - slope * self._xy) + doubt
+        unsure = scatter / (self._xx * samples)
         usual = PRIOR_SD_S**2
         mixed = (slope * usual + PER_TOKEN_S * unsure) / (usual + unsure)
         return min(MOST_PER_TOKEN_S, max(LEAST_PER_TOKEN_S, mixed))
@@ -86,7 +92,7 @@ class Pace:
         """(base, seconds a token) as believed now, if the best of the group has `best`."""
         if self.base_s is None:
             return best
-        trust = math.exp2((self.at - now) / FADES_S)
+        trust = min(1.0, self.seen / ENOUGH) * math.exp2((self.at - now) / FADES_S)
         return (
             best[0] + (self.base_s - best[0]) * trust,
             best[1] + (self.per_token_s - best[1]) * trust,

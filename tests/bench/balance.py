@@ -1,21 +1,24 @@
 """What prefix affinity saves: multi-turn conversations over two real servers of one model.
 
-Two gateways with the bundled target stand behind a third, which balances with and without knowing
-prefixes, in turns. Keys: balance_prefill_cpu_saving (CPU seconds of both engines' workers without
-affinity over those with it), balance_cached_share and balance_cached_share_load (prompt tokens that
-were cached, with and without), balance_stayed (turns that went where the last one was),
-balance_us_4k (cost of one choice between two for a prompt of 4 KB) and balance_us_none (of a route
-with nothing to balance).
+Two gateways with the bundled target stand behind a third, which balances or chooses at random, in
+turns. Keys: balance_prefill_cpu_saving (CPU seconds of both engines' workers at random over those
+with balancing), balance_cached_share and balance_cached_share_random (prompt tokens that were
+cached), balance_stayed (turns that went where the last one was), balance_us_160 and _4k (cost of
+one choice between two, by the prompt's characters), balance_us_4k_with_notes (and of what is noted
+after it) and balance_us_none (of a route with nothing to balance).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import random
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -56,26 +59,30 @@ def choice_us(prompt: int, models: tuple[str, str], *, learn: bool = False) -> f
 
 
 async def both(runs: int) -> tuple[list[tuple[float, Told]], list[tuple[float, Told]]]:
-    """(worker seconds, what was told) of each run, with affinity and by load alone."""
+    """(worker seconds, what was told) of each run, with affinity and by chance."""
     warm: list[tuple[float, Told]] = []
-    load: list[tuple[float, Told]] = []
+    chance: list[tuple[float, Told]] = []
     async with two_boxes() as pair:
-        prefixes = pair.front.gateway.pipeline.planner.balancer.prefixes
-        knowing = prefixes.warm
+        balancer, rng = pair.front.gateway.pipeline.planner.balancer, random.Random(0)
+        ours = balancer.order
+
+        def shuffled(route: Route, *_: Any, **__: Any) -> tuple[Route, None]:
+            return replace(route, candidates=tuple(rng.sample(route.candidates, 2))), None
+
         for run in range(2 * runs):
             affine = run % 2 == 0
-            prefixes.warm = knowing if affine else lambda prefix: {}  # type: ignore[method-assign]
+            balancer.order = ours if affine else shuffled  # type: ignore[method-assign, assignment]
             before = pair.worker_seconds()
             told = await pair.crowd(seed=run)
-            (warm if affine else load).append((pair.worker_seconds() - before, told))
-    return warm, load
+            (warm if affine else chance).append((pair.worker_seconds() - before, told))
+    return warm, chance
 
 
 def main() -> None:
     runs = 1 if "--quick" in sys.argv else RUNS
-    warm, load = asyncio.run(both(runs))
+    warm, chance = asyncio.run(both(runs))
     shown = {}
-    for name, side in (("affinity", warm), ("load only", load)):
+    for name, side in (("affinity", warm), ("random", chance)):
         cpu = statistics.median(seconds for seconds, _ in side)
         cached = statistics.median(told.cached / told.prompt for _, told in side)
         stayed = statistics.median(told.stayed / told.moves for _, told in side)
@@ -89,9 +96,9 @@ def main() -> None:
     )
     print(f"with what is noted after it, 4096 characters: {whole:.1f} us")
     figures = {
-        "balance_prefill_cpu_saving": shown["load only"][0] / shown["affinity"][0],
+        "balance_prefill_cpu_saving": shown["random"][0] / shown["affinity"][0],
         "balance_cached_share": shown["affinity"][1],
-        "balance_cached_share_load": shown["load only"][1],
+        "balance_cached_share_random": shown["random"][1],
         "balance_stayed": shown["affinity"][2],
         "balance_us_none": none,
         "balance_us_160": costs[160],

@@ -11,8 +11,8 @@ from tests.fakes.two_boxes import two_boxes
 
 
 def test_a_conversation_stays_where_it_is_warm() -> None:
-    """Most of the later turns go where the one before went, and most of what they send again is cached
-    there, both servers work, and records and metrics tell how the choice was made."""
+    """Most of the later turns go where the one before went and much of what they send again is
+    cached there; both servers work, and records and metrics tell how the choice was made."""
     if missing := local_engine_missing():
         pytest.skip(missing)
 

@@ -56,9 +56,9 @@ class TwoBoxes:
         messages: list[dict[str, str]] = []
         before = ""
         for _ in range(turns):
-            said = " ".join(rng.choices(WORDS, k=22))
+            said = " ".join(rng.choices(WORDS, k=45))
             messages.append({"role": "user", "content": said})
-            body = {"model": "shared", "messages": messages, "max_tokens": 4, "temperature": 0}
+            body = {"model": "shared", "messages": messages, "max_tokens": 1, "temperature": 0}
             answer = await self.front.http.post("/v1/chat/completions", json=body)
             assert answer.status_code == 200, answer.text
             usage, route = answer.json()["usage"], answer.headers["x-tandem-route"]
@@ -69,9 +69,9 @@ class TwoBoxes:
             before = route
             messages.append({"role": "assistant", "content": "Noted."})
 
-    async def crowd(self, seed: int, conversations: int = 8, turns: int = 5) -> Told:
-        """Conversations, two at a time."""
-        told, gate = Told(), asyncio.Semaphore(2)
+    async def crowd(self, seed: int, conversations: int = 12, turns: int = 4) -> Told:
+        """Conversations, three at a time."""
+        told, gate = Told(), asyncio.Semaphore(3)
 
         async def one(number: int) -> None:
             async with gate:
