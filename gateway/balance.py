@@ -168,15 +168,13 @@ def equal(one: Upstream, other: Upstream) -> bool:
     """Whether it makes no difference to anybody which of the two answers."""
     if one is other:
         return True
-    return (
-        (one.model, one.revision, one.kind, one.tier, one.zone, one.bits)
-        == (other.model, other.revision, other.kind, other.tier, other.zone, other.bits)
-        and _charge(one) == _charge(other)
-    )  # fmt: skip
+    return _standing(one) == _standing(other)
 
 
-def _charge(upstream: Upstream) -> tuple[float | None, ...] | None:
+def _standing(upstream: Upstream) -> tuple[object, ...]:
     price = upstream.price
-    if price is None:
-        return None
-    return price.input, price.output, price.cached_input, price.up_to, price.kwh
+    return (
+        (upstream.model, upstream.revision, upstream.bits, upstream.kind, upstream.strategy),
+        (upstream.approximate, upstream.tier, upstream.zone),
+        price and (price.input, price.output, price.cached_input, price.up_to, price.kwh),
+    )

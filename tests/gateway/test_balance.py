@@ -40,7 +40,7 @@ def fills(choose: Choice, rng: random.Random, servers: int, mean: int, steps: in
     return sum(fullest) / len(fullest)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(seeds)
 def test_two_choices_keep_the_fullest_near_the_mean(seed: int) -> None:
     """With ten servers and six in flight each, the fullest has at most two more than the mean,
@@ -58,7 +58,7 @@ def test_two_choices_keep_the_fullest_near_the_mean(seed: int) -> None:
     assert ours - 6 <= 0.7 * (theirs - 6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(seeds, st.lists(st.sampled_from([0.5, 1.0, 2.0, 4.0]), min_size=2, max_size=5))
 def test_weights_are_shares(seed: int, weights: list[float]) -> None:
     """Idle or loaded, each gets its share of the requests, within a fifth of it and three sigma."""
@@ -160,6 +160,7 @@ def test_equals_find_each_other() -> None:
         {"kind": "other"},
         {"revision": "2"},
         {"bits": 4.0},
+        {"approximate": True},
     ]
     others = [replace(plain, **change) for change in differences]  # type: ignore[arg-type]
     for other in others:

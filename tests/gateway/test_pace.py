@@ -6,12 +6,13 @@ import math
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.pace import LEAST_PER_TOKEN_S, MOST_PER_TOKEN_S, Pace
 
 
+@settings(derandomize=True, deadline=None)
 @given(st.floats(0.05, 2.0), st.floats(0.0001, 0.01), st.integers(0, 2**32))
 def test_the_wait_and_the_reading_are_told_apart(base: float, token: float, seed: int) -> None:
     """From prompts of many lengths, a token's time is found; long prompts do not make it slow."""
