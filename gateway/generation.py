@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from backends import BACKENDS
@@ -37,6 +37,7 @@ from gateway.plan import Alias, Planner, Rulebook
 from gateway.record import RecordStore
 from gateway.server import App, ProxyServer, Receive, Scope, Send
 from gateway.settle import Energy
+from router_policies.base import Assessor
 from router_policies.chain import build as build_policy
 from router_policies.pin import PinPolicy
 from router_policies.rules import exact, locality, min_bits
@@ -71,7 +72,9 @@ class Generation:
         self.keys = Keys(config.callers)
         self.pipeline = Pipeline(
             fleet=self.fleet,
-            planner=Planner(self.fleet, rulebook(config), self.balancer),
+            planner=Planner(
+                self.fleet, rulebook(config, before.rulebook if before else None), self.balancer
+            ),
             admission=shared.admission,
             cache=shared.cache,
             record=shared.record,
@@ -90,6 +93,10 @@ class Generation:
             public=self._public(self._admin(metrics_here=loopback)),
             private=self._admin(metrics_here=True),
         )
+
+    @property
+    def rulebook(self) -> Rulebook:
+        return self.pipeline.planner.rulebook
 
     def cut(self) -> None:
         """End what is still inside: the grace is over."""
@@ -203,13 +210,17 @@ def build_backends(
     return built
 
 
-def rulebook(config: Config) -> Rulebook:
-    """The configuration's say on routing, compiled once."""
+def rulebook(config: Config, before: Rulebook | None = None) -> Rulebook:
+    """The configuration's say on routing, compiled once.
+
+    What an alias's closed loops had learnt under `before` goes on, where it means the same.
+    """
     settings = config.policy_settings
     aliases = {
         name: Alias(
             candidates=alias.candidates,
-            policy=build_policy(alias.policy, settings),
+            policy=build_policy(alias.policy, replace(settings, weights=alias.weights_for(name))),
+            assessor=assessor(config, name, before),
             deadline_s=alias.deadline,
             min_bits=alias.min_bits,
             groups=alias.balance,
@@ -239,6 +250,24 @@ def rulebook(config: Config) -> Rulebook:
         epoch=hashlib.sha256(repr((config.aliases, config.rules)).encode()).hexdigest()[:16],
         deadline_s=config.server.deadline,
         strict_parameters=config.server.strict_parameters,
+    )
+
+
+def assessor(config: Config, name: str, before: Rulebook | None) -> Assessor | None:
+    """What predicts for an alias whose policy goes by predictions."""
+    alias, artifact = config.aliases[name], config.router.artifact
+    if "learned" not in alias.policy or artifact is None:
+        return None
+    from router_policies.learned.assessor import AliasAssessor  # numpy only for those who use it
+
+    earlier = before.aliases[name].assessor if before and name in before.aliases else None
+    return AliasAssessor(
+        artifact,
+        time.monotonic,
+        cloud_share=alias.cloud_share,
+        usd_per_hour=alias.spend_cap_usd_per_hour,
+        shadow=config.router.shadow,
+        before=earlier if isinstance(earlier, AliasAssessor) else None,
     )
 
 

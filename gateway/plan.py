@@ -26,7 +26,7 @@ from gateway.filters import (
 from gateway.fleet import Fleet
 from gateway.parameters import strict as wants_strict
 from gateway.privacy import zone_of
-from router_policies.base import Policy
+from router_policies.base import Assessor, Policy
 from router_policies.facts import facts as facts_of
 
 
@@ -35,11 +35,12 @@ class Alias:
     """A model name that stands for several upstreams, and how to choose among them.
 
     `groups` are those that stand equal, with their weights; None: who is the same in all that
-    matters (balance.py).
+    matters (balance.py). `assessor` is there if the policy goes by predictions.
     """
 
     candidates: tuple[str, ...]
     policy: Policy
+    assessor: Assessor | None = None
     deadline_s: float | None = None
     min_bits: float | None = None
     groups: Groups | None = None
@@ -77,6 +78,17 @@ class Plan:
     route: Route
     counted: Mapping[str, int]
     balanced: Balanced | None = None
+    assessor: Assessor | None = None
+
+    def taken(self) -> None:
+        """A live request takes this plan's route; a dry run never says so."""
+        if self.assessor is not None:
+            self.assessor.note(self.facts, self.route)
+
+    def paid(self, usd: float | None) -> None:
+        """Its answer cost so much; None where nobody knows."""
+        if self.assessor is not None and usd is not None:
+            self.assessor.spent(usd)
 
 
 class Planner:
@@ -115,6 +127,9 @@ class Planner:
         if not kept:
             raise refusal(request, rejected)
         policy = book.pin if alias is None else book.aliases[alias].policy
+        assessor = None if alias is None else book.aliases[alias].assessor
+        if assessor is not None and len(kept) > 1:
+            facts = {**facts, **assessor.assess(request)}
         route = policy.choose(facts, kept)
         if route is None:
             raise Unavailable("No policy made a choice.", code="no_route")
@@ -123,7 +138,14 @@ class Planner:
         balanced = None
         if alias is not None and len(route.candidates) > 1:
             route, balanced = self._balance(route, exchange, zone, alias)
-        return Plan(zone=zone, facts=facts, route=route, counted=counted, balanced=balanced)
+        return Plan(
+            zone=zone,
+            facts=facts,
+            route=route,
+            counted=counted,
+            balanced=balanced,
+            assessor=assessor,
+        )
 
     def _balance(
         self, route: Route, exchange: Exchange, zone: Zone, alias: str

@@ -28,9 +28,12 @@ from gateway.dialects import DIALECTS
 from gateway.discovery import TARGET, discover
 from gateway.plan import Plan
 from gateway.wire.strict import parse
+from router_policies.learned.utility import worth
 
 ASSUMED_COMPLETION = 256
 """Tokens an answer is taken to have when the request sets no limit."""
+MOST_PARTS = 8
+"""Of a score, shown one by one."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -72,7 +75,11 @@ async def explain(arguments: argparse.Namespace, raw: bytes, env: Mapping[str, s
             headers=headers,
         )
         plan = await gateway.pipeline.planner.plan(exchange)
-        return "\n".join(_lines(plan, request.model, request.sampling.max_tokens))
+        lines = _lines(plan, request.model, request.sampling.max_tokens)
+        if plan.assessor is not None and "router.score" in plan.facts:
+            lines += ["", *_worths(gateway.config, plan, request.model)]
+            lines += ["", *_contributions(plan.assessor.explain(request))]
+        return "\n".join(lines)
 
 
 async def _config(arguments: argparse.Namespace, env: Mapping[str, str]) -> Config:
@@ -121,6 +128,29 @@ def _balanced(group: tuple[Member, ...]) -> str:
         f" {member.warm:.0f} tokens warm, cost {member.cost_s * 1e3:.0f} ms)"
         for member in group
     )
+
+
+def _worths(config: Config, plan: Plan, model: str) -> list[str]:
+    """What the learned policy holds of each candidate."""
+    weights = config.aliases[model].weights_for(model)
+    shown: list[str] = []
+    for each in plan.route.candidates:
+        said = worth(each, plan.facts, weights, config.router.abilities)
+        shown.append(
+            f"{'worth' if not shown else '':<9} {said.utility:+.3f} {each.upstream.name}: "
+            f"quality {said.quality:.3f}, about {said.seconds:.1f} s"
+        )
+    return shown
+
+
+def _contributions(parts: Mapping[str, float]) -> list[str]:
+    """What gave how much to the score, the largest first; the small ones together."""
+    ordered = sorted(parts.items(), key=lambda part: -abs(part[1]))
+    large, small = ordered[:MOST_PARTS], ordered[MOST_PARTS:]
+    if small:
+        large.append((f"{len(small)} others", sum(value for _, value in small)))
+    shown = [f"{'score':<9} {sum(parts.values()):+.4f}, the sum of"]
+    return shown + [f"{'':<9} {value:+.4f} {name}" for name, value in large]
 
 
 def _describe(upstream: Upstream, usage: Usage) -> str:
