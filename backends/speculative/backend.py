@@ -8,7 +8,7 @@ target over plain HTTP, before the client has seen a byte.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal, Protocol, cast
@@ -104,6 +104,7 @@ class SpeculativeBackend:
         resources: Resources,
         *,
         clock: Callable[[], float] = time.monotonic,
+        connect: Callable[..., Awaitable[Session]] = Session.connect,
     ) -> None:
         self.options = options
         self._name = name
@@ -113,6 +114,7 @@ class SpeculativeBackend:
             raise ValueError(f"upstream {name!r}: its target must be a server of OpenAI's wire")
         self._target = target
         self._clock = clock
+        self._connect = connect
         self._surface = _surface(name, options, target)
         self._ladder = self._ladder_for(self._surface)
         self._url = session_url(target.options.base_url or "") if self._ladder is None else ""
@@ -277,7 +279,7 @@ class SpeculativeBackend:
         body = self._target.body(request)
         own_path = OWN_DIALECTS.get(request.dialect, "")
         chat = own_path.startswith("chat") or (not own_path and request.endpoint is Endpoint.CHAT)
-        session = await Session.connect(
+        session = await self._connect(
             self._url,
             upstream=self._name,
             zone=self.upstream.zone,

@@ -1,0 +1,280 @@
+"""What speculation brings over a line, and what it costs where it brings nothing.
+
+    python tests/bench/speculation.py [--quick] [--only paced,overhead,unpaced] [--virtual]
+
+Two cores cannot show what a target on another machine and a drafter on this one do for each other.
+So passes are paced: the scheduler, both ends of the session, the endpoint, the drafter and the
+backend are the real ones, but behind the decoder's seam a pass of the target lasts t1 and one of
+the drafter T_d by the clock, and the line between them is an in-process one with a round trip
+(tests/fakes/paced.py). Three ways in one run: plain streaming (the engine's outputs on that line,
+with no protocol at all), rounds in turn (draft, send, wait; as long as serves best), never idle.
+Beside them the closed form of never idle. Which drafts hold is tossed at alpha 0.85, or replayed
+from what the bundled draft model says along the bundled target's own answers.
+
+`overhead`: a session without drafts beside plain streaming, in wall time, and in CPU time over a
+real WebSocket. `unpaced`: the bundled pair through `tandem serve`, draft and target on these cores,
+where the controller must find out that drafting does not pay. `--virtual` takes the paced table in
+virtual time, where no neighbour can blur it. Keys: DESIGN 10.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from backends.engine.client import Engine  # noqa: E402 (the path above)
+from backends.engine.prompts import Prompts  # noqa: E402 (the path above)
+from backends.engine.protocol import Job  # noqa: E402 (the path above)
+from backends.engine.settings import EngineSettings  # noqa: E402 (the path above)
+from gateway.cli.demo_ratio import Comparison, compare  # noqa: E402 (the path above)
+from tests.fakes import virtual_time  # noqa: E402 (the path above)
+from tests.fakes.paced import Weather, coin  # noqa: E402
+from tests.fakes.paced_pair import NeverIdle, Pair, never_idle, rounds, streaming  # noqa: E402
+from tests.fakes.process import serve  # noqa: E402 (the path above)
+
+BUNDLED = ROOT / "backends" / "engine" / "bundled"
+TARGET = BUNDLED / "tandem-demo-target-q8_0.gguf"
+DRAFT = BUNDLED / "tandem-demo-draft-q8_0.gguf"
+RTTS_MS = (0.0, 10.0, 20.0, 40.0, 80.0, 150.0)
+PACES_MS = ((10.0, 5.0), (20.0, 6.7), (33.0, 5.0))
+"""Milliseconds a token of target and drafter: those of the design's table."""
+SET_ALPHA = 0.85
+TOKENS, QUICK_TOKENS = 192, 96
+TOGETHER = 6
+"""Answers under way at once: they mostly wait, and a token of each costs well under a ms."""
+TEXTS = (
+    "import os\nimport sys\n\n\nclass Stack:\n",
+    'def parse(text):\n    """Return a list of words."""\n',
+    "import unittest\n\n\nclass TestQueue(unittest.TestCase):\n",
+    "def main(argv=None):\n    parser = argparse.ArgumentParser()\n",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One row of the table: wall seconds of an answer each way, and the formula's."""
+
+    name: str
+    pair: Pair
+    rtt_s: float
+    plain_s: float
+    rounds_s: float
+    never_idle_s: float
+    drafted: int
+    accepted: int
+
+    @property
+    def gain(self) -> float:
+        return self.plain_s / self.never_idle_s
+
+    @property
+    def error(self) -> float:
+        return self.never_idle_s / self.pair.predicted(self.rtt_s) - 1
+
+    def row(self) -> str:
+        formula = self.pair.predicted(self.rtt_s)
+        return (
+            f"{self.name:>8}{1e3 * self.pair.target_s:>5.0f}{1e3 * self.pair.draft_s:>6.1f}"
+            f"{1e3 * self.rtt_s:>6.0f}{self.plain_s:>9.3f}{self.rounds_s:>9.3f}"
+            f"{self.never_idle_s:>11.3f}{formula:>9.3f}{100 * self.error:>+7.1f}%"
+            f"{self.plain_s / self.rounds_s:>8.2f}{self.gain:>7.2f}"
+            f"{self.accepted:>6}/{self.drafted}"
+        )
+
+
+HEAD = (
+    f"{'alpha':>8}{'t1':>5}{'T_d':>6}{'RTT':>6}{'plain s':>9}{'rounds':>9}{'never-idle':>11}"
+    f"{'formula':>9}{'off by':>8}{'rounds':>8}{'gain':>7}  held/verified"
+)
+
+
+async def cell(name: str, pair: Pair, rtt_s: float) -> Cell:
+    weather = Weather(rtt_s=rtt_s)
+    plain_s = await streaming(pair, weather)
+    rounds_s = await rounds(pair, weather)
+    taken = await never_idle(pair, weather)
+    return Cell(
+        name=name,
+        pair=pair,
+        rtt_s=rtt_s,
+        plain_s=plain_s,
+        rounds_s=rounds_s,
+        never_idle_s=taken.wall_s,
+        drafted=taken.report.drafted,
+        accepted=taken.report.accepted,
+    )
+
+
+def paced(pairs: Sequence[tuple[str, Pair]], rtts: Sequence[float], *, virtual: bool) -> list[Cell]:
+    if virtual:
+        return [virtual_time.run(cell(name, pair, rtt)) for name, pair in pairs for rtt in rtts]
+
+    async def all_of_them() -> list[Cell]:
+        places = asyncio.Semaphore(TOGETHER)
+
+        async def one(name: str, pair: Pair, rtt: float) -> Cell:
+            async with places:
+                return await cell(name, pair, rtt)
+
+        return await asyncio.gather(*(one(*pair, rtt) for pair in pairs for rtt in rtts))
+
+    return asyncio.run(all_of_them())
+
+
+async def trace(count: int) -> tuple[bool, ...]:
+    """For each token of the bundled target's answers: would the draft model have said it?"""
+    target = Engine(EngineSettings(model=str(TARGET), context=1024))
+    draft = Engine(EngineSettings(model=str(DRAFT), context=1024))
+    helper = Prompts(TARGET)
+    held: list[bool] = []
+    try:
+        await asyncio.gather(target.start(), draft.start(), helper.start())
+        for text in TEXTS:
+            prompt = await helper.text(text)
+            answer: list[int] = []
+            asked = Job(id=0, tokens=prompt, max_tokens=count)
+            async for output in await target.submit(asked):
+                answer += output.tokens
+            read = Job(id=0, tokens=(*prompt, *answer), max_tokens=1, scored=True, logprobs=1)
+            entries = []
+            async for output in await draft.submit(read):
+                if output.prompt:
+                    entries += output.logprobs
+            held += [token == top[0][0] for token, _, top in entries[-len(answer) :]]
+    finally:
+        await asyncio.gather(target.aclose(), draft.aclose(), helper.aclose())
+    return tuple(held)
+
+
+def replayed(held: Sequence[bool]) -> Callable[[int], bool]:
+    return lambda position: held[position % len(held)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overhead:
+    """A session without drafts over plain streaming: its share of wall time, CPU seconds a token."""
+
+    target_s: float
+    share: float
+    cpu_s: float
+
+
+async def overhead(target_s: float, tokens: int, runs: int) -> Overhead:
+    """Interleaved runs; of wall times the least counts, of CPU times the median of differences."""
+    pair = Pair(target_s=target_s, draft_s=1.0, alpha=0.0, holds=lambda at: False, tokens=tokens)
+    weather = Weather(rtt_s=0.02)
+    backend = NeverIdle(pair, weather, ahead=1, draft_model=False)
+    plain, session, cpu = [], [], []
+    try:
+        for _ in range(runs):
+            before = time.process_time()
+            plain.append(await streaming(pair, weather))
+            between = time.process_time()
+            session.append((await backend.answer()).wall_s)
+            cpu.append((time.process_time() - between) - (between - before))
+    finally:
+        await backend.aclose()
+    return Overhead(
+        target_s=target_s,
+        share=min(session) / min(plain) - 1,
+        cpu_s=statistics.median(cpu) / tokens,
+    )
+
+
+def unpaced() -> Comparison | str:
+    with serve("--local-only") as serving, serving.client() as http:
+        return compare(http, "cloud", "tandem")
+
+
+def main(arguments: argparse.Namespace) -> None:
+    only = set(arguments.only.split(",")) if arguments.only else {"paced", "overhead", "unpaced"}
+    quick, found = arguments.quick, dict[str, float]()
+    print(
+        f"load average {' '.join(f'{each:.2f}' for each in os.getloadavg())}, "
+        f"{os.cpu_count()} cores"
+    )
+    if "paced" in only:
+        tokens = QUICK_TOKENS if quick else TOKENS
+        pairs: list[tuple[str, Pair]] = []
+        held = asyncio.run(trace(96)) if TARGET.is_file() and DRAFT.is_file() else ()
+        alpha = sum(held) / len(held) if held else 0.0
+        sources = [(f"{SET_ALPHA:g}", SET_ALPHA, coin(SET_ALPHA, 3))]
+        if held:
+            found["acceptance_bundled_pair"] = round(alpha, 3)
+            sources.append((f"{alpha:.2f}p", alpha, replayed(held)))
+        for name, share, holds in sources:
+            for target_ms, draft_ms in PACES_MS[1:2] if quick else PACES_MS:
+                pairs.append(
+                    (
+                        name,
+                        Pair(
+                            target_s=target_ms / 1e3,
+                            draft_s=draft_ms / 1e3,
+                            alpha=share,
+                            holds=holds,
+                            tokens=tokens,
+                        ),
+                    )
+                )
+        rtts = [ms / 1e3 for ms in ((0.0, 20.0, 80.0) if quick else RTTS_MS)]
+        where = "virtual" if arguments.virtual else "real"
+        print(
+            f"\npaced in {where} time, {tokens} tokens an answer: passes last as long as they are "
+            "told to, for two cores\ncannot show a compute gain; milliseconds and seconds; "
+            "`p`: the bundled pair's own acceptance, replayed"
+        )
+        print(HEAD)
+        cells = paced(pairs, rtts, virtual=arguments.virtual)
+        for each in cells:
+            print(each.row())
+        found["never_idle_vs_streaming_min"] = round(min(each.gain for each in cells), 3)
+        found["formula_error_max"] = round(max(abs(each.error) for each in cells), 3)
+        for each in cells:
+            if each.name == f"{SET_ALPHA:g}" and (each.pair.target_s, each.rtt_s) == (0.02, 0.02):
+                found["never_idle_gain_20ms"] = round(each.gain, 3)
+    if "overhead" in only:
+        print("\na session without drafts beside plain streaming:")
+        for target_ms in (10.0,) if quick else (10.0, 20.0, 33.0):
+            seen = asyncio.run(overhead(target_ms / 1e3, 96, 3 if quick else 5))
+            print(
+                f"  t1 {target_ms:g} ms: {100 * seen.share:+.2f} % wall, "
+                f"{1e6 * seen.cpu_s:+.0f} us CPU a token"
+            )
+            found.setdefault("companion_overhead", round(seen.share, 4))
+            found.setdefault("companion_us_per_token", round(1e6 * seen.cpu_s, 1))
+    if "unpaced" in only:
+        print(
+            "\nunpaced, the bundled pair through `tandem serve`, draft and target on these cores:"
+        )
+        here = unpaced()
+        if isinstance(here, str):
+            print(f"  none, {here}")
+        else:
+            low, high = min(here.ratios), max(here.ratios)
+            print(
+                f"  plain {here.plain:.0f} tokens/s, tandem {here.tandem:.0f}; ratio "
+                f"{here.ratio:.2f} ({low:.2f} to {high:.2f}); {here.drafting} of {here.pairs} "
+                f"measured answers drafted to the end; {here.identical} identical; "
+                f"strategies {', '.join(here.strategies)}"
+            )
+            found["unpaced_ratio"] = round(here.ratio, 3)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--virtual", action="store_true", help="the paced table in virtual time")
+    parser.add_argument("--only", help="of paced, overhead, unpaced")
+    main(parser.parse_args())

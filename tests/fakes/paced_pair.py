@@ -1,0 +1,191 @@
+"""One answer of a paced pair, in three ways: plain streaming, rounds in turn, never idle.
+
+Never idle is the product's own backend over an in-process socket. Plain streaming is the least that
+streaming can be: the same engine's outputs over the same line, with no protocol at all. Rounds in
+turn exist nowhere in the product; they are acted out here, so as to have something to compare with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from backends.base import Backend, Resources
+from backends.engine.protocol import Job
+from backends.openai import OpenAIBackend, OpenAIOptions
+from backends.speculative.backend import SpeculativeBackend, SpeculativeOptions
+from backends.speculative.client import Session
+from backends.speculative.controller import never_idle_rate, sync_rate
+from gateway.companion import CompanionEndpoint, resolver
+from gateway.core.events import SpeculationReport, TextDelta
+from gateway.core.exchange import Call, Caller
+from gateway.dialects.openai_completions import OpenAICompletions
+from tests.fakes.paced import PROMPT, Line, PacedDecoder, PacedEngine, PacedModel, Socket, Weather
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Seconds a token of the target and of the drafter, and which drafts hold."""
+
+    target_s: float
+    draft_s: float
+    alpha: float
+    holds: Callable[[int], bool]
+    tokens: int = 192
+
+    def predicted(self, rtt_s: float) -> float:
+        """Wall seconds of a never-idle answer by the closed form (speculation.md 5)."""
+        rate = never_idle_rate(self.alpha, self.target_s, self.draft_s, rtt_s)
+        return rtt_s + self.target_s + (self.tokens - 1) * rate
+
+    def best_round(self, rtt_s: float) -> int:
+        """The number of drafts with which rounds in turn cost least."""
+        return min(
+            range(1, 33),
+            key=lambda k: sync_rate(self.alpha, k, self.draft_s, rtt_s, self.target_s),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    wall_s: float
+    report: SpeculationReport = SpeculationReport(strategy="")
+
+
+async def streaming(pair: Pair, weather: Weather) -> float:
+    """Wall seconds from the question to the last token."""
+    loop = asyncio.get_running_loop()
+    engine = PacedEngine(PacedDecoder(lambda rows: pair.target_s))
+    up, down = Line(weather, 0), Line(weather, 1)
+
+    async def serve() -> None:
+        await up.get()
+        async for output in await engine.submit(Job(id=0, tokens=PROMPT, max_tokens=pair.tokens)):
+            down.put(output)
+
+    began = loop.time()
+    serving = asyncio.create_task(serve())
+    up.put("question")
+    while (await down.get()).finish is None:
+        pass
+    wall = loop.time() - began
+    await serving
+    await engine.aclose()
+    return wall
+
+
+async def rounds(pair: Pair, weather: Weather) -> float:
+    """The same by drafting, sending and waiting in turn, the draft as long as serves best."""
+    loop = asyncio.get_running_loop()
+    up, down = Line(weather, 0), Line(weather, 1)
+    most = pair.best_round(weather.rtt_s)
+
+    async def verify() -> None:
+        while True:
+            await up.get()
+            await asyncio.sleep(pair.target_s)
+            down.put(None)
+
+    verifying = asyncio.create_task(verify())
+    began, said = loop.time(), 0
+    up.put("question")
+    await down.get()
+    said += 1
+    while said < pair.tokens:
+        await asyncio.sleep(most * pair.draft_s)
+        up.put("draft")
+        await down.get()
+        held = 0
+        while held < most and pair.holds(said + held):
+            held += 1
+        said += held + 1
+    wall = loop.time() - began
+    verifying.cancel()
+    await asyncio.wait([verifying])
+    return wall
+
+
+class NeverIdle:
+    """A speculative backend between paced engines. Close it."""
+
+    def __init__(
+        self,
+        pair: Pair,
+        weather: Weather,
+        *,
+        pass_s: Callable[[int], float] | None = None,
+        connect_trips: int = 0,
+        draft_model: bool = True,
+        **options: Any,
+    ) -> None:
+        self.pair = pair
+        self._weather = weather
+        self._trips = connect_trips
+        target = PacedEngine(PacedDecoder(pass_s or (lambda rows: pair.target_s)))
+        draft = PacedEngine(PacedDecoder(lambda rows: pair.draft_s, pair.holds))
+        self._engines = target, draft
+        self._endpoint = CompanionEndpoint(
+            guard=lambda method, headers: None,
+            authenticate=lambda headers: Caller(),
+            resolve=resolver({"toy": PacedModel("toy", target)}),
+        )
+        self._sockets: list[Socket] = []
+        loop = asyncio.get_running_loop()
+        cloud = OpenAIBackend(
+            "cloud",
+            OpenAIOptions(kind="companion", base_url="http://127.0.0.1:9", model="toy"),
+            Resources(),
+        )
+        drafter = PacedModel("draft", draft)
+        if not draft_model:
+            drafter.vocabulary = None
+        parts = {"draft": cast(Backend, drafter), "cloud": cloud}
+        self.backend = SpeculativeBackend(
+            "pair",
+            SpeculativeOptions(kind="speculative", draft="draft", target="cloud", **options),
+            Resources(backends=parts),
+            clock=loop.time,
+            connect=self._connect,
+        )
+        self._cloud = cloud
+
+    async def answer(self) -> Taken:
+        """One answer, checked to be whole."""
+        loop = asyncio.get_running_loop()
+        body = {"model": "toy", "prompt": "say it", "max_tokens": self.pair.tokens, "stream": True}
+        request = OpenAICompletions().decode(body, {})
+        report, said = SpeculationReport(strategy=""), 0
+        began = loop.time()
+        async for event in self.backend.stream(request, Call(id="req_1")):
+            if isinstance(event, TextDelta):
+                said += event.tokens
+            elif isinstance(event, SpeculationReport):
+                report = event
+        assert said == self.pair.tokens, "an answer is not whole"
+        return Taken(wall_s=loop.time() - began, report=report)
+
+    async def aclose(self) -> None:
+        for socket in self._sockets:
+            socket.serving.cancel()
+        if self._sockets:
+            await asyncio.wait([socket.serving for socket in self._sockets])
+        for engine in self._engines:
+            await engine.aclose()
+        await self._cloud.aclose()
+
+    async def _connect(self, url: str, **fields: Any) -> Session:
+        await asyncio.sleep(self._trips * self._weather.rtt_s)
+        socket = Socket(self._endpoint, self._weather, {})
+        self._sockets.append(socket)
+        return Session(fields["upstream"], cast(Any, socket), fields["clock"])
+
+
+async def never_idle(pair: Pair, weather: Weather, **options: Any) -> Taken:
+    """One answer, drafted throughout."""
+    backend = NeverIdle(pair, weather, **{"always": True, **options})
+    try:
+        return await backend.answer()
+    finally:
+        await backend.aclose()
