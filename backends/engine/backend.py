@@ -412,7 +412,7 @@ class LlamaCppBackend:
             yield UsageReport(usage=Usage(prompt_tokens=len(prompt), cut_tokens=cut))
             return
         job = _timed(self.job(request, prompt, tenant=call.tenant, guide=guide), call)
-        job = replace(job, prediction=await self._prediction(request))
+        job = replace(job, prediction=await self.prediction(request))
         asked = choices.jobs(echo.job(job), of, ranked=of > count)
         answers = [self._answer(request, i, guide, echo, prompt) for i in range(count)]
         held: list[list[Output]] = [[] for _ in asked]
@@ -442,7 +442,7 @@ class LlamaCppBackend:
         )
         yield UsageReport(usage=usage)
 
-    async def _prediction(self, request: ChatRequest) -> tuple[int, ...]:
+    async def prediction(self, request: ChatRequest) -> tuple[int, ...]:
         """What the client expects, in tokens. Raises InvalidRequest."""
         text = predicted(request.body) if Feature.PREDICTION in request.features else ""
         facts, context = self.prompts.vocabulary, self._upstream.context or 0

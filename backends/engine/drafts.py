@@ -73,6 +73,33 @@ class Lead:
         self.tokens: list[int] = []
         self.confirmed = 0
         self.epoch = 0
+        self._said: dict[int, float] = {}
+
+    def guess(self, token: int, said: float | None = None) -> None:
+        """Go one ahead; `said` is the probability that the draft model gives the token."""
+        if said is not None:
+            self._said[len(self.tokens)] = said
+        self.tokens.append(token)
+
+    @property
+    def said(self) -> tuple[float, ...]:
+        """Of the tokens that nobody confirmed yet."""
+        return tuple(self._said.values())
+
+    def compared(self, base: int, tokens: Sequence[int]) -> list[tuple[float, bool]]:
+        """What was said of guesses that the target now settles, and whether they hold; up to the
+        first that does not, for what follows from it shows nothing."""
+        found: list[tuple[float, bool]] = []
+        for position, token in enumerate(tokens, base):
+            said = self._said.pop(position, None)
+            if said is None or position >= len(self.tokens):
+                continue
+            held = self.tokens[position] == token
+            found.append((said, held))
+            if not held:
+                self._said.clear()
+                break
+        return found
 
     @property
     def ahead(self) -> int:

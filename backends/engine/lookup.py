@@ -17,6 +17,12 @@ RUNS = (5, 3)
 """Lengths that are looked up, the longest first: a longer agreement is more seldom a chance."""
 LOOK_BACK = 16
 """How far an agreement is measured when it is found; it grows beyond while the pointer holds."""
+_BUCKETS = (3, 5, 9, 16)
+
+
+def bucket(agreement: int) -> int:
+    """Guesses after a long agreement hold far more often: each of these has odds of its own."""
+    return sum(agreement >= edge for edge in _BUCKETS)
 
 
 class Lookup:

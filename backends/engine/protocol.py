@@ -111,14 +111,16 @@ class Job:
 
     `strict` asks that no row of it is ever decoded in a batch of width one, so that the result is
     the same bytes whether tokens came singly or were verified in one pass (speculation.md 9.2).
-    `ahead` bounds a `draft` role's lead, in tokens. `priority`: smaller goes first. `logprobs` asks
+    `ahead` bounds a `draft` role's lead, in tokens, and what a pass of role `target` verifies (0:
+    as the worker does). `priority`: smaller goes first. `logprobs` asks
     for log-probabilities and so many of the likeliest tokens beside each; None for none.
     `deadline`: seconds from now after which a job still waiting is dropped. `session`: of the
     priority-0 jobs of one tenant's session only the newest goes on; the older ones end, superseded.
     `grammar`: GBNF that the whole answer fits, "" for none; its root rule is `root`. `shown`:
     control tokens whose spelling is part of the answer's text. `scored`: the prompt's tokens come
     back too, as text with log-probabilities, before the answer (not with `strict`). `prediction`:
-    tokens that the answer is expected to be like, a hint to speculation.
+    tokens that the answer is expected to be like, a hint to speculation. `floor`, of role draft:
+    it rests while the chance that all it is ahead by holds lies below that (confidence.py).
     """
 
     id: int
@@ -138,6 +140,7 @@ class Job:
     shown: tuple[int, ...] = ()
     scored: bool = False
     prediction: tuple[int, ...] = ()
+    floor: float = 0.0
 
     def pack(self) -> Wire:
         return {"op": "submit", **asdict(self)}

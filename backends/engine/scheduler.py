@@ -34,6 +34,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.engine.confidence import Confidence, probability
 from backends.engine.constrained import NothingFits
 from backends.engine.drafts import Inbox, Lead
 from backends.engine.logprobs import Trail
@@ -263,6 +264,7 @@ class Scheduler:
         self._speculation = speculation
         self._queue = Waiting()
         self._drain = DrainRate()
+        self._confidence = Confidence()
         self._slots: dict[int, Slot] = {}
         self._parked: list[Slot] = []
         self._prefixes = PrefixCache()
@@ -316,6 +318,8 @@ class Scheduler:
         if not slot or not slot.lead:
             return
         tokens = tokens[: max(0, slot.job.max_tokens - base)]
+        for said, held in slot.lead.compared(base, tokens):
+            self._confidence.see(said, held=held)
         slot.lead.sync(epoch, base, tokens)
         old, new = slot.tokens, [*slot.job.tokens, *slot.lead.tokens]
         same = next((i for i in range(slot.fed) if i >= len(new) or old[i] != new[i]), slot.fed)
@@ -669,7 +673,16 @@ class Scheduler:
             return False
         if slot.generated and self._engine.ends(slot.tokens[-1]):
             return False
-        return slot.due > 1 or slot.lead.ahead < slot.job.ahead
+        if slot.due > 1:
+            return True
+        return slot.lead.ahead < slot.job.ahead and self._hopeful(slot.job, slot.lead)
+
+    def _hopeful(self, job: Job, lead: Lead) -> bool:
+        """Whether one more draft is likely enough to be used."""
+        chance = 1.0
+        for said in lead.said:
+            chance *= self._confidence.chance(said)
+        return chance >= job.floor
 
     def _plan(self) -> list[list[Rows]]:
         """The step's batches: each strict sequence's own, and one for all others."""
@@ -705,6 +718,8 @@ class Scheduler:
         most = min(self._limits.verify, slot.job.max_tokens - slot.generated - 1)
         if slot.drafting:
             return slot.drafting.draft(slot.tokens, most, company)
+        if slot.job.ahead:
+            most = min(most, slot.job.ahead)
         return slot.inbox.take(slot.generated, most) if slot.inbox else []
 
     @staticmethod
@@ -771,15 +786,15 @@ class Scheduler:
             logits, greedy = logits[-1:], greedy[-1:]
         if rows.samples:
             if slot.lead is not None:
-                self._lead(slot, slot.lead, greedy[0])
+                self._lead(slot, slot.lead, greedy[0], logits[0])
             else:
                 self._emit(rows, logits, greedy)
         if slot.job.id in self._slots and slot.fed < before + rows.width:
             self._engine.remove(slot.sequence, slot.fed)
 
-    def _lead(self, slot: Slot, lead: Lead, token: int) -> None:
+    def _lead(self, slot: Slot, lead: Lead, token: int, row: Floats) -> None:
         slot.tokens.append(token)
-        lead.tokens.append(token)
+        lead.guess(token, probability(row, token) if slot.job.floor else None)
         self.stats.generated_tokens += 1
         self._news.append(
             Output(

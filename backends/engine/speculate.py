@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from backends.engine.draft_model import DraftModel
-from backends.engine.lookup import Lookup
+from backends.engine.lookup import Lookup, bucket
 from backends.engine.payoff import Choice, Costs, LiveCosts, Odds, best, could_pay, engages
 from backends.engine.protocol import Job
 
@@ -27,8 +27,6 @@ OFF = ("cost", "busy", "acceptance", "no_match")
 too seldom right; there is none."""
 CATCH_UP = 1024
 """Tokens of a prompt that are indexed in one step; some 2 ms."""
-SURE = 16
-_BUCKETS = (3, 5, 9, SURE)
 LATELY, SELDOM = 0.97, 0.995
 """What a trial keeps of the odds before it: in one answer, and in the worker's."""
 PROBES = 6
@@ -81,8 +79,8 @@ class Speculation:
             self._possible[rows, least] = known
         return known
 
-    def odds(self, source: str, bucket: int) -> Odds:
-        return self._odds.setdefault((source, bucket), Odds(keep=SELDOM))
+    def odds(self, source: str, group: int) -> Odds:
+        return self._odds.setdefault((source, group), Odds(keep=SELDOM))
 
     def probes(self, length: int) -> bool:
         """Whether it is time to try the model again, with a sequence of this length to feed it."""
@@ -190,24 +188,24 @@ class Drafting:
         guess = lookup.guess
         if guess is not None:
             held = guess == token
-            self._see(source, _bucket(lookup.agreement), int(held), int(not held))
+            self._see(source, bucket(lookup.agreement), int(held), int(not held))
 
-    def _see(self, source: str, bucket: int, held: int, failed: int) -> None:
-        self._lately(source, bucket).see(held, failed)
-        self._of.odds(source, bucket).see(held, failed)
+    def _see(self, source: str, group: int, held: int, failed: int) -> None:
+        self._lately(source, group).see(held, failed)
+        self._of.odds(source, group).see(held, failed)
 
-    def _lately(self, source: str, bucket: int) -> Odds:
-        known = self._odds.get((source, bucket))
+    def _lately(self, source: str, group: int) -> Odds:
+        known = self._odds.get((source, group))
         if known is None:
-            prior = self._of.odds(source, bucket).chance
-            known = self._odds[source, bucket] = Odds(prior=prior, weight=8, keep=LATELY)
+            prior = self._of.odds(source, group).chance
+            known = self._odds[source, group] = Odds(prior=prior, weight=8, keep=LATELY)
         return known
 
     def _choose(self, source: str, agreement: int, most: int, rows: int) -> Choice:
         costs = self._of.costs
         if costs is None:
             return Choice(most, float("inf"))
-        chances = [self._lately(source, _bucket(agreement + i)).chance for i in range(most)]
+        chances = [self._lately(source, bucket(agreement + i)).chance for i in range(most)]
         return best(chances, costs, rows=rows, least=self._least)
 
     def _model_draft(
@@ -237,8 +235,3 @@ class Drafting:
             draft_s=model.draft_s,
             least=self._least,
         )
-
-
-def _bucket(agreement: int) -> int:
-    """Guesses after a long agreement hold far more often: each of these has odds of its own."""
-    return sum(agreement >= edge for edge in _BUCKETS)

@@ -16,6 +16,7 @@ from typing import Annotated, ClassVar, Literal, Protocol, cast
 from pydantic import BeforeValidator, Field
 
 from backends.base import Backend, Health, Options, Resources, part_of
+from backends.engine.payoff import Odds
 from backends.engine.prompts import Vocabulary
 from backends.engine.protocol import MAX_DRAFT, Job
 from backends.http import Clock
@@ -23,18 +24,21 @@ from backends.openai import OWN_DIALECTS, OpenAIBackend
 from backends.openai_options import OpenAIOptions
 from backends.profiles import Profile, Surface
 from backends.speculative.client import NoSession, Session, session_url
-from backends.speculative.controller import Estimates
+from backends.speculative.controller import LEAST_CHANCE, Estimates
+from backends.speculative.cost import Work, usd_delta
 from backends.speculative.draft import Drafter
+from backends.speculative.known import Kind, Known
 from backends.speculative.ladder import Ladder, climb
 from backends.speculative.rung import Rung
 from backends.speculative.seams import Drafting, Engine
 from backends.speculative.session import Fingerprint, Open, Opened
+from backends.speculative.sources import Sources
 from backends.speculative.strategies.companion import Answer
 from backends.speculative.strategies.one_shot import OneShot
 from backends.speculative.strategies.prefix_fanout import PrefixFanout
 from gateway.core import quantity
 from gateway.core.chat import ChatRequest, Endpoint, Feature
-from gateway.core.errors import UpstreamBroken
+from gateway.core.errors import TandemError, UpstreamBroken
 from gateway.core.events import Event, SpeculationReport, is_content
 from gateway.core.exchange import Call
 from gateway.core.routing import Tier, Upstream
@@ -49,6 +53,7 @@ CARRIED = frozenset(
         Feature.MIN_P,
         Feature.SEED,
         Feature.PENALTIES,
+        Feature.PREDICTION,
     }
 )
 """What a session can carry. The target samples each token with its real sampler state, so settings
@@ -57,24 +62,31 @@ that look back (penalties, seeds) are as exact as without drafts."""
 REST_S = 30.0
 """After a refusal that will not change by itself, for so long no session is asked for."""
 DRAFT_TOKENS = 4096
+UNMEASURED_AHEAD = 8
+"""The draft's lead while neither the round trip nor the drafter's pace is known."""
+KEEP = 0.97
+"""What one more trial leaves of a source's odds."""
 
 
 class SpeculativeOptions(Options):
     """A config entry of kind speculative.
 
     `draft` names an upstream of kind llama_cpp (for one_shot any), `target` a companion or another
-    server of OpenAI's wire. `strategy` is how the target is used: auto takes what its kind lends
-    itself to (companion; one_shot for OpenAI, Cerebras and Mistral; prefix_fanout for vLLM),
-    another name is tried on any server, by a probe that costs at most 300 tokens. `ahead` bounds
-    the draft's lead in tokens, `draft_for` what a one_shot draft may take before the target is
-    asked. `always` drafts even where it does not pay.
+    server of OpenAI's wire. Beside a companion `draft` can be left out: what costs nothing still
+    drafts, `ngram` by looking up what followed the same tokens before. `strategy` is how the target
+    is used: auto takes what its kind lends itself to (companion; one_shot for OpenAI, Cerebras and
+    Mistral; prefix_fanout for vLLM), another name is tried on any server, by a probe that costs at
+    most 300 tokens. `ahead` bounds the draft's lead in tokens; without it a companion's round trip
+    decides. `draft_for` is what a one_shot draft may take before the target is asked. `always`
+    drafts even where it does not pay.
     """
 
-    draft: str
+    draft: str | None = None
     target: str
     strategy: Literal["auto", "companion", "one_shot", "prefix_fanout"] = "auto"
-    ahead: int = Field(default=8, ge=1, le=MAX_DRAFT)
+    ahead: int | None = Field(default=None, ge=1, le=MAX_DRAFT)
     draft_for: Annotated[float, BeforeValidator(quantity.duration), Field(gt=0, le=60)] = 0.5
+    ngram: bool = True
     always: bool = False
 
 
@@ -90,6 +102,9 @@ class DraftModel(Protocol):
     @property
     def vocabulary(self) -> Vocabulary | None:
         """None while the model is not loaded."""
+
+    async def prediction(self, request: ChatRequest) -> tuple[int, ...]:
+        """What the client expects the answer to be, in tokens. Raises InvalidRequest."""
 
 
 class SpeculativeBackend:
@@ -108,7 +123,9 @@ class SpeculativeBackend:
     ) -> None:
         self.options = options
         self._name = name
-        self._draft = cast(DraftModel, part_of(resources.backends, options.draft, name))
+        self._draft: DraftModel | None = None
+        if options.draft is not None:
+            self._draft = cast(DraftModel, part_of(resources.backends, options.draft, name))
         target = part_of(resources.backends, options.target, name)
         if not isinstance(target, OpenAIBackend):
             raise ValueError(f"upstream {name!r}: its target must be a server of OpenAI's wire")
@@ -120,20 +137,22 @@ class SpeculativeBackend:
         self._url = session_url(target.options.base_url or "") if self._ladder is None else ""
         self._resting_until = 0.0
         self._resting_for = ""
-        self.estimates = Estimates()
+        self._odds: dict[tuple[str, int], Odds] = {}
+        self._theirs: Fingerprint | None = None
+        self.known = Known()
 
     @classmethod
     def parts(cls, options: Options) -> tuple[str, ...]:
         assert isinstance(options, SpeculativeOptions)
-        return options.draft, options.target
+        return (options.target,) if options.draft is None else (options.draft, options.target)
 
     @classmethod
     def misfits(
         cls, options: Options, upstreams: Mapping[str, Options]
     ) -> Iterator[tuple[str, str]]:
         assert isinstance(options, SpeculativeOptions)
-        draft, target = upstreams.get(options.draft), upstreams.get(options.target)
-        if target is None or draft is None:
+        draft, target = upstreams.get(options.draft or ""), upstreams.get(options.target)
+        if target is None or (draft is None and options.draft is not None):
             return
         if not isinstance(target, OpenAIOptions):
             yield "target", f"{options.target!r} ({target.kind}) is no server of OpenAI's wire"
@@ -145,14 +164,20 @@ class SpeculativeBackend:
                 f"nothing is known of {options.target!r} ({target.kind}) that drafts could use; "
                 "`strategy` tries one, kind review does without",
             )
-        if surface is not Surface.ONE_SHOT and draft.kind != "llama_cpp":
+        if draft is None:
+            if surface is not Surface.COMPANION:
+                yield (
+                    "draft",
+                    f"only a companion is drafted for without one, not {options.target!r}",
+                )
+        elif surface is not Surface.ONE_SHOT and draft.kind != "llama_cpp":
             yield "draft", f"{options.draft!r} must be of kind llama_cpp to draft token by token"
 
     @property
     def upstream(self) -> Upstream:
         """The target's facts, in the widest zone of the two: the prompt reaches both."""
         target, options = self._target.upstream, self.options
-        zone = max(self._draft.upstream.zone, target.zone)
+        zone = target.zone if self._draft is None else max(self._draft.upstream.zone, target.zone)
         if "zone" in options.model_fields_set:
             zone = max(zone, options.zone)
         return replace(
@@ -200,7 +225,7 @@ class SpeculativeBackend:
                 why = "broken"
             finally:
                 await answer.aclose()
-                self.estimates = self.estimates.after(answer.observation())
+                self.known = self.known.after(Kind.of(request), answer.observation())
         # Said first, for the events that follow may be the target's own frames throughout.
         yield SpeculationReport(strategy=f"stream;{why}")
         async with aclosing(self._target.stream(request, call)) as plain:
@@ -242,7 +267,7 @@ class SpeculativeBackend:
                 fanout = PrefixFanout(
                     cast(Drafting, self._draft),
                     self._target,
-                    ahead=options.ahead,
+                    ahead=options.ahead or UNMEASURED_AHEAD,
                     fixed=options.always,
                     clock=clock,
                 )
@@ -251,31 +276,60 @@ class SpeculativeBackend:
                 return None
 
     async def _begin(self, request: ChatRequest, call: Call) -> Answer:
-        """A session that stands, and a drafter on it if drafting is worth a try."""
+        """A session that stands, and drafts for it if drafting is worth a try."""
         if self._clock() < self._resting_until:
             raise NoSession(self._resting_for)
-        limit = None if self.options.always else self.estimates.draft_tokens()
-        ours = Fingerprint.of(self._draft.vocabulary) if limit != 0 else None
+        estimates = self.known.of(Kind.of(request))
+        limit = None if self.options.always else estimates.draft_tokens()
+        ours = self._fingerprint() if limit != 0 else None
         try:
-            session, opened = await self._open(request, call, ours)
+            session, opened = await self._open(request, call, ours, estimates)
         except NoSession as refusal:
             if refusal.lasting:
                 self._resting_until = self._clock() + REST_S
                 self._resting_for = refusal.reason
+                self._theirs = None
+            raise
+        self._theirs = opened.model_fp
+        try:
+            drafts = None
+            if ours is not None:
+                drafts = await self._drafts(request, session, opened, call, estimates)
+        except BaseException:
+            await session.aclose()
             raise
         return Answer(
             session,
-            self._drafter(session, opened, call) if ours is not None else None,
-            estimates=self.estimates,
+            drafts,
+            estimates=estimates,
             limit=limit,
             fixed=self.options.always,
             clock=self._clock,
+            cost=self._cost,
         )
 
+    def _fingerprint(self) -> Fingerprint | None:
+        """Whose token ids the drafts will be. Without a model they are the target's own, which the
+        first session tells."""
+        if self._draft is None:
+            return self._theirs if self.options.ngram else None
+        return Fingerprint.of(self._draft.vocabulary)
+
+    def _cost(self, work: Work) -> float | None:
+        draft = None if self._draft is None else self._draft.upstream
+        return usd_delta(work, draft=draft, target=self._target.upstream)
+
     async def _open(
-        self, request: ChatRequest, call: Call, ours: Fingerprint | None
+        self,
+        request: ChatRequest,
+        call: Call,
+        ours: Fingerprint | None,
+        estimates: Estimates,
     ) -> tuple[Session, Opened]:
         options = self._target.options
+        widest = MAX_DRAFT + 1
+        if not self.options.always:
+            widest = max(2, estimates.width(widest))
         body = self._target.body(request)
         own_path = OWN_DIALECTS.get(request.dialect, "")
         chat = own_path.startswith("chat") or (not own_path and request.endpoint is Endpoint.CHAT)
@@ -295,7 +349,7 @@ class SpeculativeBackend:
                     model_fp=ours,
                     endpoint="chat" if chat else "completion",
                     request=body,
-                    max_width=self.options.ahead + 1,
+                    max_width=widest,
                 )
             )
         except BaseException:
@@ -303,20 +357,64 @@ class SpeculativeBackend:
             raise
         return session, opened
 
-    def _drafter(self, session: Session, opened: Opened, call: Call) -> Drafter | None:
-        ahead = min(self.estimates.ahead(self.options.ahead), opened.max_ahead)
-        room = (self._draft.upstream.context or DRAFT_TOKENS) - len(opened.prompt_ids)
-        if ahead < 1 or room < 1 or not opened.prompt_ids:
+    async def _drafts(
+        self,
+        request: ChatRequest,
+        session: Session,
+        opened: Opened,
+        call: Call,
+        estimates: Estimates,
+    ) -> Sources | None:
+        """Everything that can draft for this answer; None if nothing can."""
+        at_most = min(self.options.ahead or MAX_DRAFT, opened.max_ahead)
+        if at_most < 1 or not opened.prompt_ids:
             return None
-        job = Job(
+        unmeasured = min(at_most, UNMEASURED_AHEAD)
+        # Whether it pays was decided; who asks for a probe gets one.
+        ahead = max(1, estimates.ahead(at_most, unmeasured=unmeasured))
+        floor = estimates.break_even()
+        if self.options.always:
+            ahead, floor = max(ahead, unmeasured), LEAST_CHANCE
+        prediction: tuple[int, ...] = ()
+        if self._draft is not None and Feature.PREDICTION in request.features:
+            try:
+                prediction = await self._draft.prediction(request)
+            except TandemError:
+                pass  # the answer does not need it
+        drafts = Sources(
+            opened.prompt_ids,
+            send=session.draft,
+            odds=self._odds_of,
+            ahead=ahead,
+            floor=floor,
+            prediction=prediction,
+            ngram=self.options.ngram,
+        )
+        job = self._job(opened, call, ahead, floor)
+        if self._draft is not None and job is not None:
+            drafts.begin(Drafter(self._draft.engine, job, send=drafts.said, clock=self._clock))
+        elif drafts.alone:
+            return None
+        return drafts
+
+    def _job(self, opened: Opened, call: Call, ahead: int, floor: float) -> Job | None:
+        if self._draft is None:
+            return None
+        room = (self._draft.upstream.context or DRAFT_TOKENS) - len(opened.prompt_ids)
+        if room < 1:
+            return None
+        return Job(
             id=0,
             tokens=opened.prompt_ids,
             max_tokens=min(room, DRAFT_TOKENS),
             role="draft",
             ahead=ahead,
+            floor=floor,
             tenant=call.tenant,
         )
-        return Drafter(self._draft.engine, job, send=session.draft, clock=self._clock)
+
+    def _odds_of(self, source: str, group: int) -> Odds:
+        return self._odds.setdefault((source, group), Odds(keep=KEEP))
 
 
 def _wished(options: SpeculativeOptions, profile: Profile) -> Surface:
@@ -328,6 +426,8 @@ def _surface(name: str, options: SpeculativeOptions, target: OpenAIBackend) -> S
     found = _wished(options, target.profile)
     if found is Surface.NONE:
         raise ValueError(f"upstream {name!r}: nothing is known of its target that drafts could use")
+    if found is not Surface.COMPANION and options.draft is None:
+        raise ValueError(f"upstream {name!r}: only a companion is drafted for without a `draft`")
     if found is Surface.COMPANION and target.options.base_url is None:
         raise ValueError(f"upstream {name!r}: its target must be of kind companion")
     return found

@@ -5,13 +5,17 @@ Pure: measurements in, decision out; no clock, no I/O. Times are seconds, rates 
 The never-idle session cannot lose where the target runs elsewhere, for drafts only ever replace
 passes it would have made. Where draft and target share the cores it can: drafting takes from the
 target what verifying gives back, often more. No formula knows that split, so the realised rates
-with and without drafting decide, and the formulas stand in until both have been seen.
+with and without drafting decide. The formula decides until both have been seen, and afterwards says
+when to look again: the link has become faster, and drafting might pay now.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+
+from backends.engine.payoff import Costs
 
 PROBE_TOKENS = 24
 """Drafted in an answer that is only to find out; also the window of `abandons`."""
@@ -30,6 +34,16 @@ ENOUGH_S = 0.02
 KNOWN_TOKENS = 2 * PROBE_TOKENS
 """Remembered tokens, with and without drafts, before anything is decided: about three probes."""
 LOST_WINDOWS = 3
+RTTS = 32
+"""Round trips that are remembered."""
+TRIALS = 16
+"""Drafts that one answer must have tried for its acceptance to count in full."""
+SOONEST = 4
+"""Answers between two probes where the formula wants one."""
+BELIEVED = (0.25, 2.0)
+"""Realised over predicted is taken for no less and no more."""
+LEAST_CHANCE = 0.05
+"""Below this nobody drafts, even where verifying is free: it would only make heat."""
 
 
 def expected_tokens(alpha: float, drafted: int) -> float:
@@ -59,6 +73,56 @@ def never_idle_rate(alpha: float, target_s: float, draft_s: float, rtt_s: float)
     if lead <= 0:
         return target_s
     return float(target_s - lead * alpha ** ((rtt_s + target_s) / lead))
+
+
+def never_idle_in_passes(
+    alpha: float, target_s: float, draft_s: float, rtt_s: float, most: int = 8
+) -> float:
+    """The same without taking passes for a continuum: drafts are used when a pass begins.
+
+    From one miss to the next is a cycle. Before pass m of it began, k = (m t1 - R - T_d / 2) / T_d
+    drafts of the cycle had arrived, rounded down (the drafter first ends the step that it is in),
+    so with r tokens settled before it and at most `most` verified, it settles max(r, k) and one
+    more. A cycle of L hits has ended once r >= L, and P(L > r) = alpha^(r + 1); the mean number of
+    passes over the mean number of tokens is the rate. Never above `target_s`.
+    """
+    if draft_s <= 0 or draft_s >= target_s:
+        return target_s if draft_s > 0 else never_idle_rate(alpha, target_s, draft_s, rtt_s)
+    if alpha >= 1:
+        return draft_s
+    passes, settled, m = 1.0, 0, 0
+    while True:
+        arrived = int((m * target_s - rtt_s - draft_s / 2) / draft_s)
+        settled = max(settled, min(arrived, settled + most))
+        longer = alpha ** (settled + 1)
+        passes += longer
+        if longer < 1e-6:
+            break
+        settled, m = settled + 1, m + 1
+    return target_s * (1 - alpha) * passes
+
+
+def never_idle_gain(
+    alpha: float, draft_s: float, rtt_s: float, verify_s: Mapping[int, float], most: int = 8
+) -> float:
+    """Plain time over never-idle time. `verify_s` has the pass of width 1; wider ones, which the
+    closed form takes to cost the same, are charged for. Below 1 where they cost more than they
+    bring."""
+    cost = Costs.of(verify_s)
+    target_s = cost(1)
+    tokens = target_s / max(never_idle_in_passes(alpha, target_s, draft_s, rtt_s, most), 1e-9)
+    if tokens <= 1 or alpha <= 0:
+        return 1.0
+    width = min(1 + (tokens - 1) / alpha, most + 1)
+    low = math.floor(width)
+    wide = cost(low) + (width - low) * (cost(low + 1) - cost(low))
+    return tokens * target_s / wide
+
+
+def lead(target_s: float, draft_s: float, rtt_s: float) -> int:
+    """How far a drafter that is always right must be ahead so that it never waits: what it drafts
+    until a token's verdict is back, with a pass that it just missed."""
+    return math.ceil((rtt_s + 2 * target_s) / draft_s)
 
 
 def best_width(alpha: float, verify_s: Mapping[int, float]) -> int:
@@ -98,7 +162,12 @@ class Span:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What one answer showed, in its drafted and in its undrafted part."""
+    """What one answer showed, in its drafted and in its undrafted part.
+
+    `missed` are the drafts that were compared and did not hold; what was verified behind them was
+    never tried. None if nobody counted them: then all that did not hold. `verify_s` is a pass by
+    its width.
+    """
 
     drafting: Span = Span()
     plain: Span = Span()
@@ -106,6 +175,12 @@ class Observation:
     rtt_s: float | None = None
     drafted: int = 0
     accepted: int = 0
+    missed: int | None = None
+    verify_s: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def tried(self) -> int:
+        return self.drafted if self.missed is None else self.accepted + self.missed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +188,8 @@ class Estimates:
     """What is known of a pair on this machine: moving averages over its answers, and the decision.
 
     `drafting` and `plain` hold the realised rates with and without drafting, `draft_s` is the
-    drafter's own; `verify_s` is a pass by its width, where a companion tells.
+    drafter's own; `verify_s` is a pass by its width. `rtt_s` is a moving average of the last round
+    trips, `rtts`. `correction` is what was realised over what was predicted.
     """
 
     alpha: float | None = None
@@ -121,7 +197,9 @@ class Estimates:
     plain: Span = Span()
     draft_s: float | None = None
     rtt_s: float = 0.0
+    rtts: tuple[float, ...] = ()
     verify_s: Mapping[int, float] = field(default_factory=dict)
+    correction: float = 1.0
     on: bool = False
     since_probe: int = 0
     pause: int = FIRST_PAUSE
@@ -148,35 +226,99 @@ class Estimates:
         realised /= max(self.drafting.seconds / self.drafting.tokens, 1e-9)
         return min(realised, self.drafting.tokens / max(self.drafting.passes, 1))
 
+    def rtt(self, share: float) -> float:
+        """The round trip that so large a share of the last ones did not exceed."""
+        if not self.rtts:
+            return self.rtt_s
+        return sorted(self.rtts)[min(int(share * len(self.rtts)), len(self.rtts) - 1)]
+
+    @property
+    def target_s(self) -> float | None:
+        """A pass of the target alone; until one was seen, any of its passes."""
+        alone = self.plain_s or self.verify_s.get(1)
+        if alone is None and self.drafting.passes:
+            return self.drafting.seconds / self.drafting.passes
+        return alone
+
     @property
     def predicted_gain(self) -> float | None:
-        """The same by formula, for cores that are not shared; never below 1."""
-        if self.alpha is None or self.plain_s is None or self.draft_s is None:
+        """The same by formula, for cores that are not shared, at a round trip that nine of ten do
+        not exceed."""
+        target_s = self.target_s
+        if self.alpha is None or target_s is None or self.draft_s is None:
             return None
-        rate = never_idle_rate(self.alpha, self.plain_s, self.draft_s, self.rtt_s)
-        return self.plain_s / max(rate, 1e-9)
+        alone = self.verify_s.get(1)
+        relative = {1: 1.0}
+        if alone:
+            relative |= {width: seconds / alone for width, seconds in self.verify_s.items()}
+        passes = {width: share * target_s for width, share in relative.items()}
+        return never_idle_gain(self.alpha, self.draft_s, self.rtt(0.9), passes)
+
+    @property
+    def expected_gain(self) -> float | None:
+        """What the formula says, corrected by how it did before."""
+        predicted = self.predicted_gain
+        return None if predicted is None else predicted * self.correction
 
     def draft_tokens(self) -> int | None:
         """For how many tokens the next answer is drafted: None for all of it, 0 for none."""
-        if self.drafting.tokens < KNOWN_TOKENS:
-            return PROBE_TOKENS
-        if self.plain.tokens < KNOWN_TOKENS:
-            return 0
+        expected = self.expected_gain
+        if self.gain is None:
+            if expected is not None and expected < ON_GAIN:
+                return PROBE_TOKENS if self.since_probe >= self.pause else 0
+            if self.drafting.tokens >= KNOWN_TOKENS:
+                return 0
+            # Without a rate to compare with, nothing would stop a whole answer that loses.
+            told = expected is not None and self.plain.tokens >= KNOWN_TOKENS
+            return None if told else PROBE_TOKENS
         if self.on:
             return PROBE_TOKENS if self.since_probe >= REFRESH else None
-        return PROBE_TOKENS if self.since_probe >= self.pause else 0
+        wanted = expected is not None and expected >= ON_GAIN and self.since_probe >= SOONEST
+        return PROBE_TOKENS if wanted or self.since_probe >= self.pause else 0
 
-    def ahead(self, limit: int) -> int:
-        """How many tokens to draft beyond what is settled: the best width less one."""
-        if self.alpha is None or not self.verify_s:
+    def ahead(self, limit: int, *, unmeasured: int | None = None) -> int:
+        """How many tokens to draft beyond what is settled; 0 where no width pays."""
+        if self.width(limit + 1) < 2:
+            return 0
+        if self.target_s is None or not self.draft_s:
+            return limit if unmeasured is None else unmeasured
+        return min(limit, lead(self.target_s, self.draft_s, self.rtt(0.9)))
+
+    def width(self, limit: int) -> int:
+        """How wide a pass may be: as yields the most tokens a second, the last token included."""
+        if self.alpha is None or len(self.verify_s) < 2 or 1 not in self.verify_s:
             return limit
-        return min(limit, best_width(self.alpha, self.verify_s) - 1)
+        best = best_width(self.alpha, self.verify_s)
+        # Wider than was ever measured may be better still.
+        return limit if best == max(self.verify_s) else min(best, limit)
+
+    def break_even(self, *, cost_s: float = 0.0) -> float:
+        """The chance of holding below which one more draft is not worth it.
+
+        One that holds saves a pass of the target; one that is verified makes its pass so much
+        longer, and `cost_s` is what else it costs, in seconds of waiting.
+        """
+        target_s = self.verify_s.get(1) or self.plain_s
+        if not target_s:
+            return LEAST_CHANCE
+        wider = [
+            (seconds - target_s) / (width - 1)
+            for width, seconds in self.verify_s.items()
+            if width > 1
+        ]
+        slope = max(0.0, min(wider, default=0.0))
+        return min(max((slope + cost_s) / target_s, LEAST_CHANCE), 1.0)
 
     def after(self, seen: Observation) -> Estimates:
         """What is known once an answer has ended."""
         alpha = self.alpha
-        if seen.drafted:
-            alpha = _blend(alpha, seen.accepted / seen.drafted)
+        if seen.tried:
+            share = seen.accepted / seen.tried
+            weight = 1.0 if alpha is None else WEIGHT * min(1.0, seen.tried / TRIALS)
+            alpha = share if alpha is None else alpha + weight * (share - alpha)
+        verify_s = dict(self.verify_s)
+        for width, seconds in seen.verify_s.items():
+            verify_s[width] = _blend(verify_s.get(width), seconds) or seconds
         known = replace(
             self,
             alpha=alpha,
@@ -184,13 +326,26 @@ class Estimates:
             plain=self.plain.after(seen.plain),
             draft_s=_blend(self.draft_s, seen.draft_s),
             rtt_s=_blend(self.rtt_s or None, seen.rtt_s) or 0.0,
+            rtts=self.rtts if seen.rtt_s is None else (*self.rtts, seen.rtt_s)[-RTTS:],
+            verify_s=verify_s,
         )
-        return known._decided(probed=seen.drafting.tells and self.draft_tokens() != 0)
+        drafted = seen.drafting.tells
+        if drafted:
+            known = known._corrected()
+        return known._decided(probed=drafted and self.draft_tokens() != 0)
+
+    def _corrected(self) -> Estimates:
+        realised, predicted = self.gain, self.predicted_gain
+        if realised is None or predicted is None:
+            return self
+        low, high = BELIEVED
+        share = min(max(realised / predicted, low), high)
+        return replace(self, correction=self.correction + WEIGHT * (share - self.correction))
 
     def _decided(self, *, probed: bool) -> Estimates:
         gain = self.gain
         if gain is None:
-            return replace(self, since_probe=0)
+            return replace(self, since_probe=0 if probed else self.since_probe + 1)
         on = gain >= (OFF_GAIN if self.on else ON_GAIN)
         if on:
             refreshed = self.on and self.since_probe >= REFRESH

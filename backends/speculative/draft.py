@@ -35,7 +35,7 @@ class Drafter:
         self._epoch = 0
         self._running: Running | None = None
         self._busy_s = 0.0
-        self._busy_tokens = 0
+        self._busy_tokens = self._made = 0
         self.lost = False
         self._task = asyncio.create_task(self._run())
 
@@ -43,6 +43,12 @@ class Drafter:
     def draft_s(self) -> float | None:
         """Seconds a token, while the drafter was free to go on."""
         return self._busy_s / self._busy_tokens if self._busy_tokens else None
+
+    @property
+    def busy(self) -> tuple[int, float]:
+        """Tokens that it made, and the seconds that it worked for them, as far as both are known:
+        the first after a wait has no beginning."""
+        return self._made, self._busy_s
 
     def committed(self, epoch: int, base: int, tokens: Sequence[int]) -> None:
         """Hear what the target settled, so as to draft behind it."""
@@ -78,6 +84,7 @@ class Drafter:
             if since is not None:
                 self._busy_s += now - since
                 self._busy_tokens += len(output.tokens)
+            self._made += len(output.tokens)
             if output.finish is not None:
                 return
             await self._send(Draft(epoch=output.epoch, base_pos=output.base, tokens=output.tokens))

@@ -12,6 +12,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from backends.engine.protocol import MAX_DRAFT, Job, Output
 from backends.speculative.seams import Channel, Ended, Gone, Running, Target
@@ -136,6 +137,7 @@ class VerifySession:
             raise Unsupported(f"The target does not have {param!r}.", param=param)
         tokens = await target.prompt(request)
         job = target.job(request, tokens, tenant=self._caller.tenant, role="target")
+        job = replace(job, ahead=max(0, opening.max_width - 1))
         running = await target.engine.submit(job)
         try:
             await self._channel.send(self._opened(target, job))

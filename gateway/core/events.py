@@ -8,7 +8,7 @@ events that came from one frame, the first carries it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -104,8 +104,12 @@ class SpeculationReport:
     """How drafting went, once, before the end of a speculative answer.
 
     accepted <= drafted; `rounds` counts target passes; `gain` is the estimated ratio of plain
-    streaming time to this answer's time (above 1 is faster). `verified` is what the target read and
-    wrote to verify drafts, where that is more than the answer's usage says.
+    streaming time to this answer's time (above 1 is faster). `tokens` came of the rounds; `alpha`
+    is the share of drafts that held among those that were tried, `proposed` are all that were sent,
+    `sources` those and the ones that held by where they came from, `stale` the messages that came
+    too late. `predicted` is the gain that was expected, and `usd_delta` what drafting cost (above
+    0) or saved. `verified` is what the target read and wrote to verify drafts, where that is more
+    than the answer's usage says. Times are seconds; what nobody measured is None.
     """
 
     strategy: str
@@ -113,6 +117,16 @@ class SpeculationReport:
     accepted: int = 0
     rounds: int = 0
     gain: float | None = None
+    tokens: int = 0
+    alpha: float | None = None
+    proposed: int = 0
+    stale: int = 0
+    sources: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    predicted: float | None = None
+    usd_delta: float | None = None
+    rtt_s: float | None = None
+    draft_s: float | None = None
+    verify_s: Mapping[int, float] = field(default_factory=dict)
     verified: Usage | None = None
     frame: bytes | None = None
 

@@ -46,7 +46,7 @@ def coin(alpha: float, seed: int = 0) -> Callable[[int], bool]:
 
 
 class PacedDecoder:
-    """`pass_s` is what a batch takes by its rows; `holds` makes a drafter of it. `spent` adds up."""
+    """`pass_s` is what a batch takes by its rows; `holds` makes a drafter of it."""
 
     vocab = VOCAB
 
@@ -201,6 +201,9 @@ class PacedModel:
 
     async def prompt(self, request: ChatRequest) -> tuple[int, ...]:
         return PROMPT
+
+    async def prediction(self, request: ChatRequest) -> tuple[int, ...]:
+        return ()
 
     def job(self, request: ChatRequest, prompt: tuple[int, ...], *, tenant: str, role: Role) -> Job:
         return Job(

@@ -17,12 +17,14 @@ from backends.engine.protocol import Job
 from backends.openai import OpenAIBackend, OpenAIOptions
 from backends.speculative.backend import SpeculativeBackend, SpeculativeOptions
 from backends.speculative.client import Session
-from backends.speculative.controller import never_idle_rate, sync_rate
+from backends.speculative.controller import never_idle_in_passes, never_idle_rate, sync_rate
 from gateway.companion import CompanionEndpoint, resolver
 from gateway.core.events import SpeculationReport, TextDelta
 from gateway.core.exchange import Call, Caller
 from gateway.dialects.openai_completions import OpenAICompletions
 from tests.fakes.paced import PROMPT, Line, PacedDecoder, PacedEngine, PacedModel, Socket, Weather
+
+WARM_UP = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,13 +33,22 @@ class Pair:
 
     target_s: float
     draft_s: float
-    alpha: float
     holds: Callable[[int], bool]
     tokens: int = 192
+
+    @property
+    def alpha(self) -> float:
+        """The share of drafts that hold in an answer, as they fell."""
+        return sum(map(self.holds, range(1, self.tokens))) / (self.tokens - 1)
 
     def predicted(self, rtt_s: float) -> float:
         """Wall seconds of a never-idle answer by the closed form (speculation.md 5)."""
         rate = never_idle_rate(self.alpha, self.target_s, self.draft_s, rtt_s)
+        return rtt_s + self.target_s + (self.tokens - 1) * rate
+
+    def in_passes(self, rtt_s: float) -> float:
+        """The same by the form that knows that drafts are used when a pass begins."""
+        rate = never_idle_in_passes(self.alpha, self.target_s, self.draft_s, rtt_s)
         return rtt_s + self.target_s + (self.tokens - 1) * rate
 
     def best_round(self, rtt_s: float) -> int:
@@ -117,7 +128,6 @@ class NeverIdle:
         *,
         pass_s: Callable[[int], float] | None = None,
         connect_trips: int = 0,
-        draft_model: bool = True,
         **options: Any,
     ) -> None:
         self.pair = pair
@@ -138,23 +148,23 @@ class NeverIdle:
             OpenAIOptions(kind="companion", base_url="http://127.0.0.1:9", model="toy"),
             Resources(),
         )
-        drafter = PacedModel("draft", draft)
-        if not draft_model:
-            drafter.vocabulary = None
-        parts = {"draft": cast(Backend, drafter), "cloud": cloud}
+        parts = {"draft": cast(Backend, PacedModel("draft", draft)), "cloud": cloud}
         self.backend = SpeculativeBackend(
             "pair",
-            SpeculativeOptions(kind="speculative", draft="draft", target="cloud", **options),
+            SpeculativeOptions.model_validate(
+                {"kind": "speculative", "draft": "draft", "target": "cloud", **options}
+            ),
             Resources(backends=parts),
             clock=loop.time,
             connect=self._connect,
         )
         self._cloud = cloud
 
-    async def answer(self) -> Taken:
+    async def answer(self, tokens: int = 0) -> Taken:
         """One answer, checked to be whole."""
         loop = asyncio.get_running_loop()
-        body = {"model": "toy", "prompt": "say it", "max_tokens": self.pair.tokens, "stream": True}
+        tokens = tokens or self.pair.tokens
+        body = {"model": "toy", "prompt": "say it", "max_tokens": tokens, "stream": True}
         request = OpenAICompletions().decode(body, {})
         report, said = SpeculationReport(strategy=""), 0
         began = loop.time()
@@ -163,7 +173,7 @@ class NeverIdle:
                 said += event.tokens
             elif isinstance(event, SpeculationReport):
                 report = event
-        assert said == self.pair.tokens, "an answer is not whole"
+        assert said == tokens, "an answer is not whole"
         return Taken(wall_s=loop.time() - began, report=report)
 
     async def aclose(self) -> None:
@@ -183,9 +193,11 @@ class NeverIdle:
 
 
 async def never_idle(pair: Pair, weather: Weather, **options: Any) -> Taken:
-    """One answer, drafted throughout."""
-    backend = NeverIdle(pair, weather, **{"always": True, **options})
+    """One answer, drafted throughout, of a pair that has answered before: its round trip and its
+    pace are known."""
+    backend = NeverIdle(pair, weather, **{"always": True, "ngram": False, **options})
     try:
+        await backend.answer(WARM_UP)
         return await backend.answer()
     finally:
         await backend.aclose()

@@ -162,6 +162,10 @@ class ToyModel:
         self.requests.append(request)
         return (1, 2, 3)
 
+    async def prediction(self, request: ChatRequest) -> tuple[int, ...]:
+        text = (request.body.get("prediction") or {}).get("content", "")
+        return tuple(text.encode("ascii"))
+
     def job(self, request: ChatRequest, prompt: tuple[int, ...], *, tenant: str, role: Role) -> Job:
         return Job(
             id=0,

@@ -8,12 +8,14 @@ from contextlib import aclosing
 
 from backends.speculative.client import Session
 from backends.speculative.controller import PROBE_TOKENS, Estimates, Observation, Span, abandons
-from backends.speculative.draft import Drafter
-from backends.speculative.session import Commit
+from backends.speculative.cost import Work
+from backends.speculative.session import Commit, Stale
+from backends.speculative.sources import Sources
 from gateway.core.chat import Usage
 from gateway.core.events import Event, Finish, SpeculationReport, TextDelta, UsageReport
 
 NAME = "companion"
+ENOUGH_PASSES = 4
 
 
 class Pace:
@@ -40,24 +42,51 @@ class Pace:
         return Span(tokens=self._tokens, seconds=seconds, passes=self._passes)
 
 
+class Passes:
+    """Seconds of the target's passes by their width, from commit to commit."""
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+        self._seen: dict[int, tuple[int, float]] = {}
+
+    def note(self, width: int, now: float) -> None:
+        if self._last is not None:
+            count, seconds = self._seen.get(width, (0, 0.0))
+            self._seen[width] = count + 1, seconds + now - self._last
+        self._last = now
+
+    @property
+    def seconds(self) -> dict[int, float]:
+        """Of the widths that were seen often enough for a late packet not to count as a pass."""
+        return {
+            width: seconds / count
+            for width, (count, seconds) in self._seen.items()
+            if count >= ENOUGH_PASSES and seconds > 0
+        }
+
+
 class Answer:
-    """One answer's state. It owns its session and its drafter, and closes both.
+    """One answer's state. It owns its session and its drafts, and closes both.
 
     `limit` is for how many tokens drafting is meant to go on: None for all of them. `fixed` keeps
-    it from being given up before.
+    it from being given up before. `cost` prices what drafting did.
     """
 
     def __init__(
         self,
         session: Session,
-        drafter: Drafter | None,
+        drafter: Sources | None,
         *,
         estimates: Estimates,
         limit: int | None,
         fixed: bool,
         clock: Callable[[], float],
+        cost: Callable[[Work], float | None] = lambda work: None,
     ) -> None:
         self._session = session
+        self._cost = cost
+        self._passes = Passes()
+        self._sources = drafter
         self._drafter = drafter
         self._estimates = estimates
         self._limit = limit
@@ -72,13 +101,14 @@ class Answer:
         self._lost = False
         self._draft_s: float | None = None
         self._tokens = self._unsaid = 0
-        self._drafted = self._accepted = self._rounds = 0
+        self._drafted = self._accepted = self._missed = self._rounds = self._stale = 0
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """The target's answer. Raises UpstreamError if the session breaks."""
         async with aclosing(self._session.messages()) as messages:
             async for message in messages:
                 if not isinstance(message, Commit):
+                    self._stale += isinstance(message, Stale)
                     continue
                 self._note(message)
                 if self._drafter is not None:
@@ -94,13 +124,36 @@ class Answer:
                     yield UsageReport(usage=_usage(message))
 
     def report(self) -> SpeculationReport:
+        sources, tried = self._sources, self._accepted + self._missed
+        sent = dict[str, tuple[int, int]]()
+        if sources is not None:
+            sent = {name: (n, sources.held[name]) for name, n in sources.sent.items() if n}
+        seen = self.observation()
         return SpeculationReport(
             strategy=self._strategy(),
             drafted=self._drafted,
             accepted=self._accepted,
             rounds=self._rounds,
             gain=self._gain(),
+            tokens=self._tokens,
+            alpha=self._accepted / tried if tried else None,
+            proposed=sum(n for n, _ in sent.values()),
+            stale=self._stale,
+            sources=sent,
+            predicted=None if self._sources is None else self._estimates.expected_gain,
+            usd_delta=self._usd_delta(),
+            rtt_s=seen.rtt_s,
+            draft_s=seen.draft_s,
+            verify_s=self._passes.seconds,
         )
+
+    def _usd_delta(self) -> float | None:
+        if self._sources is None:
+            return 0.0
+        made, busy_s = self._sources.busy
+        target_s = self._plain.span.rate or self._estimates.target_s or 0.0
+        saved = self._tokens - self._rounds
+        return self._cost(Work(drafted=made, draft_s=busy_s, saved_passes=saved, target_s=target_s))
 
     def observation(self) -> Observation:
         """What this answer teaches about the pair."""
@@ -111,10 +164,12 @@ class Answer:
             # Drafting that died says nothing about what drafting costs.
             drafting=Span() if self._lost else self._drafting.span,
             plain=self._plain.span,
-            draft_s=self._draft_s,
+            draft_s=self._draft_s if self._drafter is None else self._drafter.draft_s,
             rtt_s=rtt,
             drafted=self._drafted,
             accepted=self._accepted,
+            missed=self._missed,
+            verify_s=self._passes.seconds,
         )
 
     async def aclose(self) -> None:
@@ -132,19 +187,23 @@ class Answer:
         self._rounds += tokens > 0
         self._drafted += commit.n_draft_used
         self._accepted += commit.n_accepted
+        # What was verified behind the first one that did not hold was never tried.
+        self._missed += commit.n_accepted < commit.n_draft_used
+        if self._drafter is not None:
+            self._passes.note(commit.n_draft_used + 1, now)
         if self._drafter is not None:
             self._drafting.note(tokens, now)
             self._window.note(tokens, now)
         elif commit.n_draft_used == 0:  # what was still on its way is no plain pass
             self._plain.note(tokens, now)
 
-    async def _mind(self, drafter: Drafter, commit: Commit) -> None:
-        """Keep the drafter in step, and stop it where it does not pay."""
+    async def _mind(self, drafter: Sources, commit: Commit) -> None:
+        """Keep the drafts in step, and stop them where they do not pay."""
         if drafter.lost:
             self._lost = True
             await self._stop(drafter)
             return
-        drafter.committed(commit.epoch, commit.base_pos, commit.tokens)
+        await drafter.committed(commit.epoch, commit.base_pos, commit.tokens)
         window = self._window.span
         if window.tokens >= PROBE_TOKENS:
             self._windows.append(window.seconds / window.tokens)
@@ -155,7 +214,7 @@ class Answer:
             self._stopped = True
             await self._stop(drafter)
 
-    async def _stop(self, drafter: Drafter) -> None:
+    async def _stop(self, drafter: Sources) -> None:
         self._drafter = None
         self._draft_s = drafter.draft_s
         await drafter.aclose()

@@ -18,6 +18,7 @@ from backends.openai import OpenAIBackend, OpenAIOptions
 from backends.speculative.backend import REST_S, SpeculativeBackend, SpeculativeOptions
 from backends.speculative.client import session_url
 from backends.speculative.controller import PROBE_TOKENS, Estimates, Span
+from backends.speculative.known import Kind, Known
 from backends.speculative.seams import Ended
 from backends.speculative.session import Commit, Failure, Opened, pack
 from gateway.companion import CompanionEndpoint, resolver
@@ -197,7 +198,7 @@ def test_a_drafter_that_dies_costs_nothing_but_speed() -> None:
             events = await answer(pair)
             assert text_of(events) == SENTENCE * 5
             assert report_of(events).strategy == "companion;draft-lost"
-            assert pair.estimates.drafting_s is None
+            assert pair.known.pair.drafting_s is None
 
     asyncio.run(scenario())
 
@@ -228,7 +229,7 @@ def test_the_controller_stops_drafting_and_says_so() -> None:
             target = ToyModel("toy", SENTENCE)
             draft = ToyModel("draft", rule=knowing(SENTENCE))
             async with paired(target, draft, always=always) as (pair, _):
-                pair.estimates = losing
+                pair.known = Known(pair=losing, kinds={Kind("chat", "hot"): losing})
                 events = await answer(pair)
                 assert text_of(events) == SENTENCE
                 assert report_of(events).strategy == strategy
@@ -245,8 +246,8 @@ def test_an_unknown_pair_probes_and_then_knows() -> None:
         each_look_is_later = itertools.count().__next__
         async with paired(target, draft, clock=each_look_is_later) as (pair, _):
             assert report_of(await answer(pair)).strategy == "companion;off"
-            assert pair.estimates.drafting.tokens >= PROBE_TOKENS - 8
-            assert pair.estimates.plain.tokens >= PROBE_TOKENS
+            assert pair.known.pair.drafting.tokens >= PROBE_TOKENS - 8
+            assert pair.known.pair.plain.tokens >= PROBE_TOKENS
 
     asyncio.run(scenario())
 
