@@ -1,9 +1,9 @@
-"""Prometheus metrics: the only file that names one. Everything comes from records and vitals.
+"""Prometheus metrics: the only file that names one, but for drafting's (speculation.py).
 
-Counters and histograms read the one record that each request leaves; gauges are asked of the parts
-at scrape time. Every label value comes from a closed list and what is not on it becomes `other`, so
-no client can make series: a scrape of 15,000 lines would hold every live stream up for 125 ms
-(operations.md 0.6; our budget is 3,000).
+Everything comes from records and vitals. Counters and histograms read the one record that each
+request leaves; gauges are asked of the parts at scrape time. Every label value comes from a closed
+list and what is not on it becomes `other`, so no client can make series: a scrape of 15,000 lines
+would hold every live stream up for 125 ms (operations.md 0.6; our budget is 3,000).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from gateway.core.exchange import ExchangeRecord
 from gateway.core.routing import Tier
 from gateway.resilience.vitals import UpstreamVitals
 from gateway.series import OTHER, CounterSeries, HistogramSeries, Labels
+from gateway.speculation import SpeculationSeries
 
 T = TypeVar("T")
 
@@ -213,9 +214,7 @@ class Metrics:
             pair = self._upstream(record.upstream)
             drafted = _count(record.speculation.get("drafted"))
             self._tokens.inc(model, tier, "draft", by=drafted)
-            self._spec_drafts.inc(pair, by=_count(record.speculation.get("rounds")))
-            self._spec_drafted.inc(pair, by=drafted)
-            self._spec_accepted.inc(pair, by=_count(record.speculation.get("accepted")))
+            self._speculation.observe(pair, record.speculation)
         if record.approximate:
             self._approximate.inc(self._upstream(record.upstream))
 
@@ -334,15 +333,7 @@ class Metrics:
             ("upstream", "why"),
             limit=32,
         )
-        self._spec_drafts = counter(
-            "tandem_spec_drafts_total", "Target passes of speculation.", ("pair",), limit=16
-        )
-        self._spec_drafted = counter(
-            "tandem_spec_draft_tokens_total", "Draft tokens verified.", ("pair",), limit=16
-        )
-        self._spec_accepted = counter(
-            "tandem_spec_accepted_tokens_total", "Draft tokens that held.", ("pair",), limit=16
-        )
+        self._speculation = SpeculationSeries(self._counter, self._histogram)
         self._approximate = counter(
             "tandem_approximate_answers_total",
             "Answers of an approximate mode.",

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
+from gateway import speculation
 from gateway.core.errors import (
     BodyTooLarge,
     Draining,
@@ -362,15 +363,8 @@ def outcome_headers(reply: Reply) -> dict[str, str]:
     if record.cost_known and record.cost_usd is not None:
         headers["x-tandem-cost-usd"] = f"{record.cost_usd:.8f}".rstrip("0").rstrip(".")
     if record.speculation is not None:
-        headers["x-tandem-spec"] = spec_header(record.speculation)
+        headers["x-tandem-spec"] = speculation.header(record.speculation)
     return headers
-
-
-def spec_header(speculation: Mapping[str, Any]) -> str:
-    drafted, accepted = speculation["drafted"], speculation["accepted"]
-    share = f"{accepted / drafted:.2f}" if drafted else "-"
-    gain = speculation["gain"]
-    return f"{speculation['strategy']};acceptance={share};gain={f'{gain:.2f}' if gain else '-'}"
 
 
 def error_headers(error: TandemError) -> dict[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
+from gateway import speculation
 from gateway.core.chat import ChatRequest, Usage
 from gateway.core.errors import Internal, TandemError, UpstreamError
 from gateway.core.events import (
@@ -67,18 +68,7 @@ class Tally:
             case PartReport():
                 self.parts.append(event)
             case SpeculationReport():
-                self.speculation = {
-                    "strategy": event.strategy,
-                    "drafted": event.drafted,
-                    "accepted": event.accepted,
-                    "rounds": event.rounds,
-                    "gain": event.gain,
-                }
-                if event.verified is not None:
-                    self.speculation["verified"] = {
-                        "prompt_tokens": event.verified.prompt_tokens,
-                        "completion_tokens": event.verified.completion_tokens,
-                    }
+                self.speculation = speculation.fields(event)
             case CascadeReport():
                 self.cascade = {
                     "score": round(event.score, 4),
