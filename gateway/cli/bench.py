@@ -14,6 +14,7 @@ from pathlib import Path
 from backends.engine.backend import LlamaCppOptions, model_path
 from backends.engine.settings import EngineSettings, default_threads
 from gateway.bench.engine import CONTEXT, Cost, EngineReport, measure
+from gateway.cli import bench_speculation
 from gateway.cli.serve import default_model_dir
 from gateway.config import ConfigError, load
 from gateway.core.errors import EngineFailed
@@ -45,6 +46,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     engine.add_argument("--streams", type=_streams, default=STREAMS, help="1,4,8,16")
     engine.add_argument("--json", action="store_true", help="print JSON instead of a table")
     engine.set_defaults(run=run_engine)
+    bench_speculation.add_parser(actions)
 
 
 def run_engine(arguments: argparse.Namespace) -> int:

@@ -48,7 +48,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(arguments: argparse.Namespace) -> int:
     say = _silent if arguments.json else _aloud
     try:
-        with _gateway(arguments, say) as base_url, client(base_url) as http:
+        with started(arguments, say) as base_url, client(base_url) as http:
             return show(http, say, as_data=arguments.json)
     except NotRunning as error:
         print(error, file=sys.stderr)
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def show(http: httpx.Client, say: Say, *, as_data: bool) -> int:
     """Ask, print, and return the exit status: 0 if all modes that are there answered."""
-    cards = _ready(http)
+    cards = ready(http)
     # A card's own upstream bears its name; the rest are aliases.
     leaving = [n for n, c in cards.items() if c["upstreams"] == [n] and c["zone"] != "machine"]
     if leaving:
@@ -127,7 +127,7 @@ def _fills(card: Mapping[str, Any] | None) -> bool:
     return card is not None and bool(card["capabilities"]["completion_fim"])
 
 
-def _ready(http: httpx.Client) -> dict[str, Mapping[str, Any]]:
+def ready(http: httpx.Client) -> dict[str, Mapping[str, Any]]:
     """The models there are, by name, once all upstreams are up or enough time has gone."""
     deadline = time.monotonic() + ALL_UP_WITHIN_S
     while True:
@@ -150,7 +150,9 @@ def _ready(http: httpx.Client) -> dict[str, Mapping[str, Any]]:
 
 
 @contextmanager
-def _gateway(arguments: argparse.Namespace, say: Say) -> Iterator[str]:
+def started(
+    arguments: argparse.Namespace, say: Say, *, config: Path | None = None
+) -> Iterator[str]:
     """The address of the gateway to ask; one is started, and stopped again, if none was named."""
     if arguments.base_url:
         yield arguments.base_url.rstrip("/").removesuffix("/v1")
@@ -160,6 +162,7 @@ def _gateway(arguments: argparse.Namespace, say: Say) -> Iterator[str]:
     command = [sys.executable, "-m", "gateway", "serve", "--port", str(port)]
     command += ["--model-dir", str(arguments.model_dir)]
     command += ["--local-only"] if arguments.local_only else []
+    command += ["-c", str(config)] if config is not None else []
     base_url = f"http://127.0.0.1:{port}"
     say(f"starting a gateway on {base_url} ...")
     with tempfile.TemporaryFile("w+") as output:
