@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from backends.base import Backend, Health
+from backends.speculative.seams import Speculates
 from gateway.core.errors import (
     EngineFailed,
     ModelLoading,
@@ -207,6 +208,7 @@ class Fleet:
                 ttft_s=m.ttft_s,
                 rests_s=m.breaker.rests_for(now),
                 probe=m.health.ok and m.breaker.may_panic(now),
+                gain=m.backend.gain if isinstance(m.backend, Speculates) else None,
             )
             for _, m in members
         )

@@ -24,7 +24,7 @@ from backends.openai import OWN_DIALECTS, OpenAIBackend
 from backends.openai_options import OpenAIOptions
 from backends.profiles import Profile, Surface
 from backends.speculative.client import NoSession, Session, session_url
-from backends.speculative.controller import LEAST_CHANCE, Estimates
+from backends.speculative.controller import LEAST_CHANCE, ON_GAIN, Estimates
 from backends.speculative.cost import Work, usd_delta
 from backends.speculative.draft import Drafter
 from backends.speculative.known import Kind, Known
@@ -192,6 +192,16 @@ class SpeculativeBackend:
             price=options.price_or_listed() or target.price,
             watts=options.watts or target.watts,
         )
+
+    @property
+    def gain(self) -> float | None:
+        """What an answer may expect now, all kinds together: what was realised, else the formula's;
+        1 where drafting is switched off, and so never an answer slower than the target's."""
+        known = self.known.pair
+        expected = known.expected_gain if known.gain is None else known.gain
+        if expected is None:
+            return None
+        return expected if expected >= ON_GAIN else 1.0
 
     async def start(self) -> None:
         """Nothing: the parts start themselves, and a session is opened per answer."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from backends.engine.prompts import Vocabulary
 from backends.engine.protocol import Job, Output, Ready, Role
@@ -81,6 +81,15 @@ class Target(Protocol):
 
     def job(self, request: ChatRequest, prompt: tuple[int, ...], *, tenant: str, role: Role) -> Job:
         """What HTTP would submit for this request, but for the role."""
+
+
+@runtime_checkable
+class Speculates(Protocol):
+    """A backend that knows what drafting brings."""
+
+    @property
+    def gain(self) -> float | None:
+        """How many times faster than the target alone it is expected to be; None: not known."""
 
 
 class Gone(Exception):

@@ -159,6 +159,7 @@ class Candidate:
     rests_s: float = 0.0
     probe: bool = False
     full: bool = False
+    gain: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
