@@ -89,7 +89,6 @@ def to_json(record: ExchangeRecord) -> dict[str, Any]:
         "ignored": list(record.ignored),
         "speculation": record.speculation,
         "cascade": record.cascade,
-        "acceptance": None if record.speculation is None else record.speculation.get("alpha"),
     }
 
 
