@@ -131,7 +131,7 @@ class Gateway:
         # What a generation has to itself: later ones go on with the rest, and close it.
         generations = [*self._leaving, self._now]
         for one, after in zip(generations, [*generations[1:], None], strict=True):
-            await one.fleet.aclose(after.fleet if after else None)
+            await one.aclose(after)
         if self._cache is not None:
             await self._cache.aclose()
         if self._log is not None:
@@ -149,7 +149,7 @@ class Gateway:
             try:
                 await after.fleet.start()
             except BaseException:
-                await after.fleet.aclose(before.fleet)
+                await after.aclose(before)
                 raise
             self.metrics.know(config.aliases, config.upstreams)
             waited_for = list(self._leaving.values())
@@ -164,7 +164,7 @@ class Gateway:
         """Close what only an ended generation used. Earlier ones may still be using it, too."""
         await asyncio.gather(*earlier, return_exceptions=True)
         await one.epoch.left()
-        await one.fleet.aclose(after.fleet)
+        await one.aclose(after)
         del self._leaving[one]
 
     def drain(self) -> None:

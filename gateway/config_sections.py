@@ -57,8 +57,6 @@ Duration = Annotated[float, BeforeValidator(quantity.duration), Field(gt=0)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
 LowerNames = Annotated[Names, AfterValidator(lambda names: tuple(n.lower() for n in names))]
 
-DETECTORS = ("keys", "cards", "iban", "email", "phone", "hosts")
-
 
 class Section(BaseModel):
     """What all sections have in common: frozen, and no key that is not listed."""
@@ -103,13 +101,6 @@ class Alias(Section):
     policy: Annotated[Names, Field(min_length=1)] = ("rules", "static")
     deadline: Duration | None = None
     min_bits: Annotated[float, Field(ge=0, le=64)] | None = None
-
-
-class Privacy(Section):
-    """`default` is the widest zone of a request that nothing tightens."""
-
-    default: ZoneName = Zone.PUBLIC
-    detect: Names = ()
 
 
 class Memory(Section):

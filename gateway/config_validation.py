@@ -15,15 +15,8 @@ from pydantic import BaseModel, ValidationError
 
 from backends.base import Options
 from gateway.config_aliases import default_aliases
-from gateway.config_sections import (
-    DETECTORS,
-    Alias,
-    CacheSection,
-    Key,
-    Memory,
-    Privacy,
-    Server,
-)
+from gateway.config_privacy import Privacy, unknown_kinds
+from gateway.config_sections import Alias, CacheSection, Key, Memory, Server
 from gateway.core.exchange import Caller
 from gateway.core.flaw import Flaw, Path
 from gateway.core.registry import UnknownName, load, suggest
@@ -116,18 +109,8 @@ class _Validation:
         return good
 
     def _privacy(self) -> Privacy | None:
-        privacy = self._section(Privacy, self.raw.get("privacy"), ("privacy",))
-        if privacy is None:
-            return None
-        for index, name in enumerate(privacy.detect):
-            if name not in DETECTORS:
-                message = f"unknown detector {name!r}{suggest(name, list(DETECTORS))}"
-                self.flaws.append(Flaw(("privacy", "detect", index), message))
-        if privacy.detect:
-            # Accepting a wall and not building it would be a lie that leaks.
-            message = "detectors come with a later release; remove `detect`, nothing would look"
-            self.flaws.append(Flaw(("privacy", "detect"), message, at_key=True))
-        return privacy
+        self.flaws += unknown_kinds(self.raw.get("privacy"))
+        return self._section(Privacy, self.raw.get("privacy"), ("privacy",))
 
     def _upstreams(
         self, named: Mapping[str, Any]

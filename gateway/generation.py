@@ -16,6 +16,7 @@ from typing import Any
 from backends import BACKENDS
 from backends.base import Backend, Resources
 from backends.engine.backend import LlamaCppBackend
+from backends.http import default_transport
 from backends.speculative.seams import Ended
 from gateway.admin import AdminParts, admin_app
 from gateway.admission import Admission
@@ -26,6 +27,9 @@ from gateway.core.exchange import ExchangeRecord
 from gateway.core.registry import load
 from gateway.core.routing import Facts, Zone
 from gateway.cors import AllowedOrigins
+from gateway.detect.detector import Hooked, PatternDetector
+from gateway.detect.hook import FunctionHook, HttpHook
+from gateway.detect.patterns import patterns
 from gateway.dialects import DIALECTS
 from gateway.epoch import Epoch
 from gateway.fleet import Fleet
@@ -33,6 +37,7 @@ from gateway.limits.keys import Keys, is_loopback
 from gateway.limits.local_origin import LocalOrigin
 from gateway.pipeline import Pipeline
 from gateway.plan import Alias, Planner, Rulebook
+from gateway.privacy import Detector
 from gateway.record import RecordStore
 from gateway.server import App, ProxyServer, Receive, Scope, Send
 from gateway.settle import Energy
@@ -67,9 +72,10 @@ class Generation:
         known = before.fleet if before else None
         self.fleet: Fleet = Fleet(self.backends, time.monotonic, known)
         self.keys = Keys(config.callers)
+        self.detector = detector(config)
         self.pipeline = Pipeline(
             fleet=self.fleet,
-            planner=Planner(self.fleet, rulebook(config)),
+            planner=Planner(self.fleet, rulebook(config, self.detector)),
             admission=shared.admission,
             cache=shared.cache,
             record=shared.record,
@@ -93,6 +99,12 @@ class Generation:
         """End what is still inside: the grace is over."""
         self.epoch.cut()
         self._sessions.cut()
+
+    async def aclose(self, after: Generation | None = None) -> None:
+        """Stop everything, but for what `after` goes on with."""
+        await self.fleet.aclose(after.fleet if after else None)
+        if self.detector is not None:
+            await self.detector.aclose()
 
     @property
     def local(self) -> dict[str, LlamaCppBackend]:
@@ -201,7 +213,27 @@ def build_backends(
     return built
 
 
-def rulebook(config: Config) -> Rulebook:
+def detector(config: Config) -> Detector | None:
+    """What looks into requests before they are routed, if anything shall."""
+    privacy = config.privacy
+    if not privacy.looks:
+        return None
+    hook: Hooked | None = None
+    if privacy.hook is not None and privacy.hook.python is not None:
+        hook = FunctionHook(privacy.hook.python)
+    elif privacy.hook is not None and privacy.hook.url is not None:
+        # Never a test's or an operator's own transport: what goes here has not been judged yet.
+        hook = HttpHook(privacy.hook.url, default_transport(), privacy.timeout)
+    return PatternDetector(
+        patterns(privacy.detect, privacy.hosts),
+        privacy.detect,
+        opaque=privacy.opaque,
+        hook=hook,
+        timeout_s=privacy.timeout,
+    )
+
+
+def rulebook(config: Config, detector: Detector | None = None) -> Rulebook:
     """The configuration's say on routing, compiled once."""
     settings = config.policy_settings
     aliases = {
@@ -231,6 +263,7 @@ def rulebook(config: Config) -> Rulebook:
         epoch=hashlib.sha256(repr((config.aliases, config.rules)).encode()).hexdigest()[:16],
         deadline_s=config.server.deadline,
         strict_parameters=config.server.strict_parameters,
+        detector=detector,
     )
 
 

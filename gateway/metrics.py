@@ -48,6 +48,7 @@ CASCADE_ENDS = frozenset("sure unsure loop refusal empty form failed".split())
 REASONS = frozenset(
     "none pin rule static learned sticky fallback budget capacity locality cache".split()
 )
+FINDINGS = frozenset("keys cards iban email phone hosts opaque hook failed".split())
 LOOKUPS = frozenset("hit miss stale bypass error".split())
 
 # Every promise about latency has its number on an edge (operations.md 1.2).
@@ -187,6 +188,9 @@ class Metrics:
             self._overhead.see("pre", seconds=record.decide_s)
             self._lookups.inc("exact", _known(record.cache, LOOKUPS))
 
+        for kind in record.found:
+            self._findings.inc(_known(kind, FINDINGS))
+
     def _observe_spending(self, record: ExchangeRecord, model: str, tier: str) -> None:
         usage = record.usage
         self._tokens.inc(model, tier, "input", by=usage.prompt_tokens)
@@ -294,6 +298,12 @@ class Metrics:
         )
         self._decisions = counter(
             "tandem_route_decisions_total", "Routes chosen.", ("reason", "tier"), limit=60
+        )
+        self._findings = counter(
+            "tandem_privacy_findings_total",
+            "Requests in which the privacy detector saw this kind.",
+            ("kind",),
+            limit=16,
         )
         self._lookups = counter(
             "tandem_cache_lookups_total", "Response cache lookups.", ("kind", "result"), limit=12

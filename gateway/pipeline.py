@@ -318,7 +318,6 @@ class Pipeline:
 
     def _note_plan(self, draft: RecordDraft, plan: Plan, exchange: Exchange) -> None:
         route = plan.route
-        draft.zone = plan.zone.label
         draft.reason, draft.rule, draft.score = route.reason, route.rule, route.score
         draft.decide_s = self._clock() - exchange.arrived
         alias = self.planner.rulebook.aliases.get(exchange.request.model)
@@ -358,5 +357,8 @@ class Pipeline:
         if permit is not None:
             permit.release()
         draft.duration_s = self._clock() - exchange.arrived
+        draft.found = exchange.found
+        if exchange.zone is not None:
+            draft.zone = exchange.zone.label
         note_end(draft, error)
         self._record(draft.freeze())

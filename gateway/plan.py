@@ -15,7 +15,7 @@ from gateway.core.routing import Candidate, Facts, Route, Zone
 from gateway.filters import admit, ask_count, last_hope, min_bits, refusal, resolve
 from gateway.fleet import Fleet
 from gateway.parameters import strict as wants_strict
-from gateway.privacy import zone_of
+from gateway.privacy import Detector, zone_of
 from router_policies.base import Policy
 from router_policies.facts import facts as facts_of
 
@@ -49,6 +49,7 @@ class Rulebook:
     epoch: str = ""
     deadline_s: float | None = None
     strict_parameters: bool = False
+    detector: Detector | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +78,10 @@ class Planner:
         request, caller, book = exchange.request, exchange.caller, self.rulebook
         facts = facts_of(request, caller, exchange.headers, book.headers)
         zone = zone_of(caller, exchange.headers, book.default_zone, book.locality(facts))
+        if book.detector is not None and zone is not Zone.MACHINE:
+            found = await book.detector.look(request)
+            zone, exchange.found = min(zone, found.zone), found.kinds
+        exchange.zone = zone
         alias, names = resolve(request.model, book.aliases, self._fleet.names, caller)
         candidates = self._fleet.snapshot(book.reach(alias, facts, names))
         demands = [min_bits(exchange.headers), book.min_bits(facts)]
@@ -89,7 +94,7 @@ class Planner:
         if not kept and (hope := last_hope(candidates, rejected)):
             kept, _ = admit(request, hope, zone, caller, counted, wished, strict=strict)
         if not kept:
-            raise refusal(request, rejected)
+            raise refusal(request, rejected, exchange.found)
         policy = book.pin if alias is None else book.aliases[alias].policy
         route = policy.choose(facts, kept)
         if route is None:

@@ -85,6 +85,7 @@ def to_json(record: ExchangeRecord) -> dict[str, Any]:
         "energy_j": record.energy_j,
         "energy_estimated": None if record.energy_j is None else record.energy_estimated,
         "ignored": list(record.ignored),
+        "found": list(record.found),
         "speculation": record.speculation,
         "cascade": record.cascade,
     }

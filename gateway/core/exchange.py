@@ -42,7 +42,10 @@ class Call:
 
 @dataclass(slots=True, kw_only=True)
 class Exchange:
-    """One request in flight. Born in the server, dies with its response."""
+    """One request in flight. Born in the server, dies with its response.
+
+    `zone` and what the privacy detector `found` are known once it has been classified.
+    """
 
     id: str
     caller: Caller
@@ -50,6 +53,8 @@ class Exchange:
     arrived: float
     headers: Mapping[str, str] = field(default_factory=dict)
     deadline: float | None = None
+    zone: Zone | None = None
+    found: tuple[str, ...] = ()
 
     @property
     def priority(self) -> Priority:
@@ -88,7 +93,8 @@ class RecordDraft:
 
     Times are seconds; `ttft_s` counts from arrival to the first content. `avoided_usd` is what a
     cache hit saved; `cost_estimated` says that it rests on guessed tokens or joules; `ignored` are
-    request fields that did not reach the model or do nothing there. `continued`: so often somebody
+    request fields that did not reach the model or do nothing there. `found` are the kinds of
+    private data that its detector saw. `continued`: so often somebody
     else went on with an answer that was cut.
     """
 
@@ -125,6 +131,7 @@ class RecordDraft:
     energy_estimated: bool = True
     avoided_usd: float | None = None
     ignored: tuple[str, ...] = ()
+    found: tuple[str, ...] = ()
     speculation: dict[str, Any] | None = None
     cascade: dict[str, Any] | None = None
 
@@ -172,6 +179,7 @@ class ExchangeRecord(NamedTuple):
     energy_estimated: bool
     avoided_usd: float | None
     ignored: tuple[str, ...]
+    found: tuple[str, ...]
     speculation: dict[str, Any] | None
     cascade: dict[str, Any] | None
 
