@@ -57,9 +57,16 @@ def luhn(digits: str) -> bool:
 
 
 def is_card(found: bytes) -> bool:
-    """A number of a card scheme's beginning and length, whose check digit is right."""
-    digits = bytes(each for each in found if 48 <= each <= 57).decode()
-    return len(set(digits)) > 1 and len(digits) in _card_lengths(digits) and luhn(digits)
+    """A number of a card scheme's beginning and length, whose check digit is right.
+
+    What follows it (`4111… 12/27`) may have been taken for a part of it: each end of a group counts.
+    """
+    digits = ""
+    for group in found.replace(b"-", b" ").decode("latin-1").split(" "):
+        digits += group
+        if len(set(digits)) > 1 and len(digits) in _card_lengths(digits) and luhn(digits):
+            return True
+    return False
 
 
 def _card_lengths(digits: str) -> tuple[int, ...]:
@@ -107,7 +114,7 @@ def is_phone(found: bytes) -> bool:
     national = digits[1:] if len(digits) == 11 and digits[0] == "1" else digits
     if len(national) == 10 and national[3:8] == "55501":
         return False
-    if b"+1" in found[:3] and (len(digits) != 11 or digits[1] < "2" or digits[4] < "2"):
+    if found.startswith(b"+1") and (len(digits) < 11 or digits[1] < "2" or digits[4] < "2"):
         return False
     return 8 <= len(digits) <= 15 and len(set(digits)) > 2
 

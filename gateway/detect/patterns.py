@@ -24,11 +24,15 @@ _EDGE = r"(?:^|[^0-9A-Za-z_])"
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """`needs`: a byte without which there can be no match. Group 1, or all of it, is checked."""
+    """`needs`: bytes without which there can be no match. Group 1 is what `check` looks at.
+
+    `inside`: a match that was refused may have another one inside it, as a number among numbers.
+    """
 
     regex: Any
     check: Callable[[bytes], bool]
     needs: bytes = b""
+    inside: bool = False
 
     def found(self, text: bytes) -> bool:
         """Whether it is somewhere in the text. Linear in its length."""
@@ -38,8 +42,8 @@ class Pattern:
         while (match := self.regex.search(text, at)) is not None:
             if self.check(match.group(1)):
                 return True
-            # One byte on and not to its end: what was refused may hide the beginning of another.
-            at = max(match.end(1), match.start() + 1)
+            # Patterns with `inside` begin at a word's edge, so that this stays linear.
+            at = match.start(1) + 1 if self.inside else max(match.end(1), match.start() + 1)
         return False
 
 
@@ -51,9 +55,13 @@ def _compile(pattern: str) -> Any:
 
 
 def _pattern(
-    pattern: str, check: Callable[[bytes], bool] = lambda found: True, needs: bytes = b""
+    pattern: str,
+    check: Callable[[bytes], bool] = lambda found: True,
+    *,
+    needs: bytes = b"",
+    inside: bool = False,
 ) -> Pattern:
-    return Pattern(_compile(pattern), check, needs)
+    return Pattern(_compile(pattern), check, needs, inside)
 
 
 _PREFIXED = (
@@ -111,10 +119,10 @@ _ALWAYS: Mapping[str, tuple[Pattern, ...]] = {
         _pattern(_PRIVATE_KEY, needs=b"-"),
         _pattern(_URL_PASSWORD, checks.is_password, needs=b"://"),
     ),
-    "cards": (_pattern(_CARD, checks.is_card),),
-    "iban": (_pattern(_IBAN, checks.is_iban),),
+    "cards": (_pattern(_CARD, checks.is_card, inside=True),),
+    "iban": (_pattern(_IBAN, checks.is_iban, inside=True),),
     "email": (_pattern(_EMAIL, checks.is_email, needs=b"@"),),
-    "phone": (_pattern(_PHONE, checks.is_phone),),
+    "phone": (_pattern(_PHONE, checks.is_phone, inside=True),),
     "hosts": (_pattern(_ADDRESS, checks.is_private_address),),
 }
 KINDS = tuple(_ALWAYS)
