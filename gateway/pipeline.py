@@ -159,10 +159,10 @@ class Pipeline:
             if len(draft.attempts) == MOST_ATTEMPTS:
                 break
             retry = bool(draft.attempts)
-            trial = self.fleet.begin(upstream.name, retry=retry, probe=candidate.probe)
+            trial = plan.reach.begin(upstream.name, retry=retry, probe=candidate.probe)
             if trial is None:
                 continue
-            stream = self.fleet.backend(upstream.name).stream(exchange.request, call)
+            stream = plan.reach.backend(upstream.name).stream(exchange.request, call)
             opened = Opened(upstream=upstream, trial=trial, started=self._clock(), stream=stream)
             try:
                 await opened.until_content()

@@ -13,7 +13,7 @@ from gateway.core.errors import TandemError, Unavailable
 from gateway.core.exchange import Exchange
 from gateway.core.routing import Candidate, Facts, Route, Zone
 from gateway.filters import admit, ask_count, last_hope, min_bits, refusal, resolve
-from gateway.fleet import Fleet
+from gateway.fleet import Fleet, Reach
 from gateway.parameters import strict as wants_strict
 from gateway.privacy import Detector, zone_of
 from router_policies.base import Policy
@@ -54,9 +54,13 @@ class Rulebook:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Where a request would go, and all that was considered on the way."""
+    """Where a request would go, and all that was considered on the way.
+
+    `reach` holds the upstreams inside its zone: the others cannot be opened from here.
+    """
 
     zone: Zone
+    reach: Reach
     facts: Facts
     route: Route
     counted: Mapping[str, int]
@@ -101,19 +105,26 @@ class Planner:
             raise Unavailable("No policy made a choice.", code="no_route")
         if rejected:
             route = replace(route, rejected=(*rejected, *route.rejected))
-        return Plan(zone=zone, facts=facts, route=route, counted=counted)
+        return Plan(
+            zone=zone,
+            reach=self._fleet.within(zone),
+            facts=facts,
+            route=route,
+            counted=counted,
+        )
 
     async def _count(
         self, request: ChatRequest, candidates: tuple[Candidate, ...], zone: Zone
     ) -> dict[str, int]:
         """Prompt tokens, by upstream, for those whose context might be too small."""
         counted: dict[str, int] = {}
+        reach = self._fleet.within(zone)
         for candidate in candidates:
             if not ask_count(request, candidate, zone):
                 continue
             name = candidate.upstream.name
             try:
-                tokens = await self._fleet.backend(name).count(request)
+                tokens = await reach.backend(name).count(request)
             except TandemError:
                 continue  # it cannot tell; if it is chosen all the same, its answer will
             if tokens is not None:

@@ -115,11 +115,12 @@ async def fronting(
     timeouts: Mapping[str, float] = PATIENT,
     log: JsonLog | None = None,
     cache: bool = False,
+    zones: Mapping[str, str] | None = None,
     **options: Any,
 ) -> AsyncIterator[Front]:
     """A gateway whose `auto` tries the upstreams (name → base URL) in order.
 
-    `options` are added to each upstream's config entry.
+    `zones` are those of some of them; `options` are added to each upstream's config entry.
     """
     # A cloud's profile: judged by its answers alone, so that no probe is among the requests.
     entry = {
@@ -131,6 +132,7 @@ async def fronting(
     config = {
         "upstreams": {
             name: {**entry, "base_url": url, "model": f"{name}-model", **options}
+            | ({"zone": zones[name]} if zones and name in zones else {})
             for name, url in upstreams.items()
         },
         "models": {"auto": {"candidates": list(upstreams)}},
