@@ -59,7 +59,7 @@ def luhn(digits: str) -> bool:
 def is_card(found: bytes) -> bool:
     """A number of a card scheme's beginning and length, whose check digit is right.
 
-    What follows it (`4111… 12/27`) may have been taken for a part of it, so each group's end counts.
+    What follows it (`4111… 12/27`) may have been taken for a part of it, so every end counts.
     """
     digits = ""
     for group in found.replace(b"-", b" ").decode("latin-1").split(" "):
