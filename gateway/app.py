@@ -29,6 +29,7 @@ from gateway.config import Config
 from gateway.core.errors import EngineFailed
 from gateway.core.exchange import ExchangeRecord
 from gateway.core.registry import load
+from gateway.decisions import Decisions
 from gateway.energy import EnergyMeter
 from gateway.epoch import Entrance
 from gateway.fleet import Fleet
@@ -41,6 +42,7 @@ from gateway.metrics import (
     ResidentVitals,
     Vitals,
 )
+from gateway.paces import Paces
 from gateway.pipeline import Pipeline
 from gateway.record import JsonLog, RecordStore
 from gateway.server import App
@@ -71,6 +73,8 @@ class Gateway:
         self.pool = ModelPool(budget=config.memory.budget, min_stay=config.memory.min_stay)
         self.admission = Admission(MAX_INSIDE)
         self.records = RecordStore()
+        self.decisions = Decisions()
+        self.paces = Paces()
         self.memory, self.redis, self._cache = _caches(config)
         self.metrics = Metrics(
             models=config.aliases, upstreams=config.upstreams, vitals=self._vitals
@@ -86,6 +90,8 @@ class Gateway:
             cache=self._cache,
             energy=self._energy.joules,
             record=self._record,
+            decisions=self.decisions,
+            paces=self.paces,
             session_ended=self._session_ended,
             render_metrics=self.metrics.render,
             companion=companion,
@@ -203,6 +209,7 @@ class Gateway:
     def _record(self, record: ExchangeRecord) -> None:
         self.metrics.observe(record)
         self.records.add(record)
+        self.paces.see(record)
         if self._log is not None:
             self._log.write(record)
 

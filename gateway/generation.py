@@ -23,20 +23,24 @@ from gateway.admission import Admission
 from gateway.cache.base import Cache
 from gateway.companion import CompanionEndpoint, resolver
 from gateway.config import Config
-from gateway.core.exchange import ExchangeRecord
+from gateway.core.exchange import Exchange, ExchangeRecord
 from gateway.core.registry import load
 from gateway.core.routing import Facts, Zone
 from gateway.cors import AllowedOrigins
+from gateway.decisions import Decisions
 from gateway.detect.detector import Hooked, PatternDetector
 from gateway.detect.hook import FunctionHook, HttpHook
 from gateway.detect.patterns import patterns
 from gateway.dialects import DIALECTS
+from gateway.dialects.base import Dialect
 from gateway.epoch import Epoch
+from gateway.explain import explain
 from gateway.fleet import Fleet
 from gateway.limits.keys import Keys, is_loopback
 from gateway.limits.local_origin import LocalOrigin
+from gateway.paces import Paces
 from gateway.pipeline import Pipeline
-from gateway.plan import Alias, Planner, Rulebook
+from gateway.plan import Alias, Plan, Planner, Rulebook
 from gateway.privacy import Detector
 from gateway.record import RecordStore
 from gateway.server import App, ProxyServer, Receive, Scope, Send
@@ -56,6 +60,8 @@ class Shared:
     cache: Cache | None
     energy: Energy
     record: Callable[[ExchangeRecord], None]
+    decisions: Decisions
+    paces: Paces
     session_ended: Callable[[Ended], None]
     render_metrics: Callable[[str], tuple[bytes, str]]
     companion: bool
@@ -82,6 +88,7 @@ class Generation:
             energy=shared.energy,
             clock=time.monotonic,
             wall=time.time,
+            decided=self._decided,
         )
         walls = LocalOrigin(
             allowed_hosts=config.server.allowed_hosts,
@@ -89,10 +96,16 @@ class Generation:
         )
         self._guard = nobody_else if config.callers else walls.check
         self._sessions = self._companion()
+        dialects: dict[str, Dialect] = {
+            path: load(DIALECTS, path, what="path")() for path in DIALECTS
+        }
+        self._dialects = dialects | {
+            path.removeprefix("/v1"): each for path, each in dialects.items()
+        }
         loopback = is_loopback(config.server.host)
         self.epoch = Epoch(
             public=self._public(self._admin(metrics_here=loopback)),
-            private=self._admin(metrics_here=True),
+            private=self._admin(metrics_here=True, operators=True),
         )
 
     def cut(self) -> None:
@@ -119,7 +132,13 @@ class Generation:
             if pool is not None and backend.resident in pool.models
         }
 
-    def _admin(self, *, metrics_here: bool) -> App:
+    def _decided(self, exchange: Exchange, plan: Plan) -> None:
+        self._shared.decisions.note(exchange, plan, time.time())
+
+    async def _explain(self, exchange: Exchange) -> dict[str, Any]:
+        return await explain(self.pipeline.planner, exchange, self._shared.paces.of)
+
+    def _admin(self, *, metrics_here: bool, operators: bool = False) -> App:
         return admin_app(
             AdminParts(
                 fleet=self.fleet,
@@ -131,6 +150,11 @@ class Generation:
                 local_models=self.local_models,
                 render_metrics=self._shared.render_metrics,
                 metrics_here=metrics_here,
+                dialects=self._dialects,
+                max_body=self.config.server.max_body,
+                explain=self._explain,
+                decisions=self._shared.decisions.latest,
+                operators=operators,
             )
         )
 
@@ -144,11 +168,9 @@ class Generation:
         )
 
     def _public(self, admin: App) -> App:
-        dialects = {path: load(DIALECTS, path, what="path")() for path in DIALECTS}
-        dialects |= {path.removeprefix("/v1"): each for path, each in dialects.items()}
         proxy = ProxyServer(
             pipeline=self.pipeline,
-            dialects=dialects,
+            dialects=self._dialects,
             guard=self._guard,
             authenticate=self.keys.authenticate,
             rest=_Rest(admin, self._sessions if self._shared.companion else None),
@@ -264,6 +286,7 @@ def rulebook(config: Config, detector: Detector | None = None) -> Rulebook:
         deadline_s=config.server.deadline,
         strict_parameters=config.server.strict_parameters,
         detector=detector,
+        rules=config.rules,
     )
 
 

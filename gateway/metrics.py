@@ -28,6 +28,7 @@ from gateway import __version__
 from gateway.core.chat import Endpoint
 from gateway.core.exchange import ExchangeRecord
 from gateway.core.routing import Tier
+from gateway.ledger import counterfactual
 from gateway.resilience.vitals import UpstreamVitals
 from gateway.series import OTHER, CounterSeries, HistogramSeries, Labels
 
@@ -202,6 +203,8 @@ class Metrics:
         elif record.upstream and record.tier != Tier.CACHE:
             self._cost_unknown.inc(self._upstream(record.upstream))
         self._avoided.inc(model, by=record.avoided_usd or 0)
+        if record.others:
+            self._observe_choice(record, model)
         if record.energy_j is not None:
             source = "estimated" if record.energy_estimated else "rapl"
             self._energy.inc(source, by=record.energy_j)
@@ -216,6 +219,20 @@ class Metrics:
             self._spec_drafts.inc(pair, by=_count(record.speculation.get("rounds")))
             self._spec_drafted.inc(pair, by=drafted)
             self._spec_accepted.inc(pair, by=_count(record.speculation.get("accepted")))
+
+    def _observe_choice(self, record: ExchangeRecord, model: str) -> None:
+        """What the answer would have cost elsewhere, where a choice was made."""
+        elsewhere = counterfactual(record)
+        if elsewhere is None:
+            return
+        for side, usd in (("cloud", elsewhere.all_cloud), ("local", elsewhere.all_local)):
+            if usd is None:
+                self._elsewhere_unknown.inc(side)
+            else:
+                self._elsewhere.inc(side, by=usd)
+        if elsewhere.saved is not None:
+            self._saved.inc(model, by=elsewhere.saved)
+            self._overpaid.inc(model, by=-elsewhere.saved)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The scrape and its content type. Run it in a thread; at most a second old."""
@@ -331,6 +348,30 @@ class Metrics:
             "Drafts of a cascade, by why they were kept (sure) or another answered.",
             ("upstream", "why"),
             limit=32,
+        )
+        self._elsewhere = counter(
+            "tandem_counterfactual_cost_usd_total",
+            "What answers would have cost with the same tokens, all in the cloud or all here.",
+            ("all",),
+            limit=2,
+        )
+        self._elsewhere_unknown = counter(
+            "tandem_counterfactual_unknown_total",
+            "Answers of which that is not known: no price, or nobody there who could have served.",
+            ("all",),
+            limit=2,
+        )
+        self._saved = counter(
+            "tandem_savings_usd_total",
+            "What the cloud would have cost beyond what was paid, where both are known.",
+            ("model",),
+            limit=24,
+        )
+        self._overpaid = counter(
+            "tandem_overspending_usd_total",
+            "What was paid beyond what the cloud would have cost, where both are known.",
+            ("model",),
+            limit=24,
         )
         self._spec_drafts = counter(
             "tandem_spec_drafts_total", "Target passes of speculation.", ("pair",), limit=16

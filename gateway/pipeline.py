@@ -71,6 +71,7 @@ class Pipeline:
         energy: Energy,
         clock: Callable[[], float],
         wall: Callable[[], float],
+        decided: Callable[[Exchange, Plan], None] | None = None,
     ) -> None:
         self.fleet = fleet
         self.planner = planner
@@ -80,6 +81,7 @@ class Pipeline:
         self._energy = energy
         self._clock = clock
         self._wall = wall
+        self._decided = decided
 
     async def answer(self, exchange: Exchange) -> Reply:
         """Take one request as far as its first content, and hand the rest back as events.
@@ -320,6 +322,10 @@ class Pipeline:
         route = plan.route
         draft.reason, draft.rule, draft.score = route.reason, route.rule, route.score
         draft.decide_s = self._clock() - exchange.arrived
+        if self._decided is not None:
+            self._decided(exchange, plan)
+        if len(route.candidates) > 1:
+            draft.others = tuple([candidate.upstream for candidate in route.candidates])
         alias = self.planner.rulebook.aliases.get(exchange.request.model)
         limit = (alias.deadline_s if alias else None) or self.planner.rulebook.deadline_s
         patience = client_patience(exchange.headers, stream=exchange.request.stream)

@@ -6,17 +6,17 @@ Live requests and `tandem route explain` take this same path; nothing here has a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from gateway.core.chat import ChatRequest
 from gateway.core.errors import TandemError, Unavailable
 from gateway.core.exchange import Exchange
-from gateway.core.routing import Candidate, Facts, Route, Zone
+from gateway.core.routing import Candidate, Facts, Rejection, Route, Zone
 from gateway.filters import admit, ask_count, last_hope, min_bits, refusal, resolve
 from gateway.fleet import Fleet, Reach
 from gateway.parameters import strict as wants_strict
-from gateway.privacy import Detector, zone_of
-from router_policies.base import Policy
+from gateway.privacy import NOTHING, Detector, Findings, zone_of
+from router_policies.base import Policy, Rule
 from router_policies.facts import facts as facts_of
 
 
@@ -36,7 +36,7 @@ class Rulebook:
 
     `epoch` changes with it, so that no answer kept under other rules is served. `headers` are the
     request headers that rules look at; `locality`, `min_bits` and `reach` are the rules' say before
-    routing.
+    routing. `rules` are all of them, for explanations.
     """
 
     aliases: Mapping[str, Alias]
@@ -50,6 +50,7 @@ class Rulebook:
     deadline_s: float | None = None
     strict_parameters: bool = False
     detector: Detector | None = None
+    rules: tuple[Rule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,23 @@ class Plan:
     counted: Mapping[str, int]
 
 
+@dataclass(slots=True, kw_only=True)
+class Trace:
+    """What a dry run wants to know besides. Giving one to the planner makes it one: then it leaves
+    nothing behind anywhere.
+    """
+
+    zone: Zone = Zone.MACHINE
+    zone_by_rule: Zone | None = None
+    found: Findings = NOTHING
+    facts: Facts = field(default_factory=dict)
+    alias: str | None = None
+    listed: tuple[str, ...] = ()
+    considered: tuple[Candidate, ...] = ()
+    rejected: tuple[Rejection, ...] = ()
+    counted: Mapping[str, int] = field(default_factory=dict)
+
+
 class Planner:
     """Plans for one configuration over one fleet. Holds no request's state."""
 
@@ -73,17 +91,19 @@ class Planner:
         self.rulebook = rulebook
         self._fleet = fleet
 
-    async def plan(self, exchange: Exchange) -> Plan:
-        """Classify, filter and route. No effect on anything.
+    async def plan(self, exchange: Exchange, trace: Trace | None = None) -> Plan:
+        """Classify, filter and route. No effect on anything but what a detector remembers.
 
         The zone is settled before any candidate is looked at, and what lies outside it is gone
         before a policy is asked: a pin, a rule or a score cannot bring it back (DESIGN 2.2, 2.3).
         """
         request, caller, book = exchange.request, exchange.caller, self.rulebook
         facts = facts_of(request, caller, exchange.headers, book.headers)
-        zone = zone_of(caller, exchange.headers, book.default_zone, book.locality(facts))
+        by_rule = book.locality(facts)
+        zone = zone_of(caller, exchange.headers, book.default_zone, by_rule)
+        found = NOTHING
         if book.detector is not None and zone is not Zone.MACHINE:
-            found = await book.detector.look(request)
+            found = await book.detector.look(request, keep=trace is None)
             zone, exchange.found = min(zone, found.zone), found.kinds
         exchange.zone = zone
         alias, names = resolve(request.model, book.aliases, self._fleet.names, caller)
@@ -97,6 +117,10 @@ class Planner:
         kept, rejected = admit(request, candidates, zone, caller, counted, wished, strict=strict)
         if not kept and (hope := last_hope(candidates, rejected)):
             kept, _ = admit(request, hope, zone, caller, counted, wished, strict=strict)
+        if trace is not None:
+            trace.zone, trace.zone_by_rule, trace.found = zone, by_rule, found
+            trace.facts, trace.alias, trace.listed = facts, alias, names
+            trace.considered, trace.rejected, trace.counted = candidates, rejected, counted
         if not kept:
             raise refusal(request, rejected, exchange.found)
         policy = book.pin if alias is None else book.aliases[alias].policy

@@ -14,22 +14,20 @@ import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
+
+import orjson
 
 from gateway.app import Gateway
 from gateway.cli.serve import default_model_dir
 from gateway.config import Config, ConfigError, load
-from gateway.core.chat import Usage
 from gateway.core.errors import TandemError
 from gateway.core.exchange import Caller, Exchange
 from gateway.core.registry import load as load_class
-from gateway.core.routing import Upstream
 from gateway.dialects import DIALECTS
 from gateway.discovery import TARGET, discover
-from gateway.plan import Plan
+from gateway.explain import explain as explained
 from gateway.wire.strict import parse
-
-ASSUMED_COMPLETION = 256
-"""Tokens an answer is taken to have when the request sets no limit."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -41,6 +39,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     explain.add_argument("--header", action="append", default=[], metavar="NAME:VALUE")
     explain.add_argument("--local-only", action="store_true")
     explain.add_argument("--model-dir", type=Path, default=default_model_dir())
+    explain.add_argument("--json", action="store_true", help="everything, as the API tells it")
     explain.set_defaults(run=run_explain)
 
 
@@ -70,8 +69,12 @@ async def explain(arguments: argparse.Namespace, raw: bytes, env: Mapping[str, s
             arrived=time.monotonic(),
             headers=headers,
         )
-        plan = await gateway.pipeline.planner.plan(exchange)
-        return "\n".join(_lines(plan, request.model, request.sampling.max_tokens))
+        told = await explained(gateway.pipeline.planner, exchange)
+        if arguments.json:
+            return orjson.dumps(told, option=orjson.OPT_INDENT_2).decode()
+        if told["decision"] is None:
+            await gateway.pipeline.planner.plan(exchange)  # raises what a client would get
+        return "\n".join(_lines(told))
 
 
 async def _config(arguments: argparse.Namespace, env: Mapping[str, str]) -> Config:
@@ -85,30 +88,62 @@ async def _config(arguments: argparse.Namespace, env: Mapping[str, str]) -> Conf
     return Config.build(upstreams=upstreams, privacy={"default": found.default_zone})
 
 
-def _lines(plan: Plan, model: str, limit: int | None) -> list[str]:
-    route = plan.route
-    why = f"{route.reason} ({route.rule})" if route.rule else route.reason
-    tokens = int(plan.facts["prompt_tokens"])
-    usage = Usage(prompt_tokens=tokens, completion_tokens=limit or ASSUMED_COMPLETION)
+def _lines(told: Mapping[str, Any]) -> list[str]:
+    decision, assumed = told["decision"], told["assumed"]
+    why = decision["reason"] + (f" ({decision['rule']})" if decision["rule"] else "")
+    if decision["score"] is not None:
+        why += f", score {decision['score']:.3f}"
     shown = [
-        f"model     {model}",
-        f"zone      {plan.zone.label}",
-        f"decided   {why}" + (f", score {route.score:.3f}" if route.score is not None else ""),
-        f"prompt    about {tokens} tokens; answer taken as {usage.completion_tokens}",
+        f"model     {told['model']}",
+        f"zone      {told['zone']}",
+        f"decided   {why}",
+        f"prompt    about {assumed['prompt_tokens']} tokens; answer taken as"
+        f" {assumed['completion_tokens']}",
         "",
     ]
-    for place, candidate in enumerate(route.candidates):
-        word = "goes to" if place == 0 else "then to"
-        shown.append(f"{word:<9} {_describe(candidate.upstream, usage)}")
-    shown += [f"not to    {r.upstream}: {r.reason}, {r.detail}" for r in route.rejected]
-    shown += ["", "facts     " + ", ".join(f"{k}={v}" for k, v in sorted(plan.facts.items()))]
+    for each in told["candidates"]:
+        if each["place"] is None:
+            shown.append(f"not to    {each['upstream']}: {each['removed_by']}, {each['why']}")
+        else:
+            word = "goes to" if each["place"] == 1 else "then to"
+            shown.append(f"{word:<9} {_describe(each)}")
+    shown += ["", *_phases(told["phases"]), ""]
+    shown += [f"rule      {_rule(each)}" for each in told["rules"]]
+    shown.append("facts     " + ", ".join(f"{k}={v}" for k, v in told["facts"].items()))
     return shown
 
 
-def _describe(upstream: Upstream, usage: Usage) -> str:
-    usd = upstream.cost_of(usage)
+def _phases(phases: list[Mapping[str, Any]]) -> list[str]:
+    lines = []
+    for each in phases:
+        removed = ", ".join(out["upstream"] for out in each.get("removed", ())) or "nothing"
+        match each["phase"]:
+            case "name":
+                names = ", ".join(each["candidates"])
+                said = f"pins {names}" if each["pinned"] else f"{each['alias']} stands for {names}"
+            case "zone":
+                voices = ", ".join(f"{voice['by']}: {voice['zone']}" for voice in each["said"])
+                said = f"removes {removed} ({voices})"
+            case "policy":
+                said = f"{each['decided']}: {', '.join(each['order'])}"
+            case _:
+                added = ", ".join(each.get("added", ()))
+                said = f"removes {removed}" + (f", adds {added}" if added else "")
+        lines.append(f"phase     {each['phase']}: {said}")
+    return lines
+
+
+def _rule(rule: Mapping[str, Any]) -> str:
+    wants = [f"{key} {rule[key]}" for key in ("use", "locality", "min_bits") if key in rule]
+    late = "" if rule.get("decides", True) else " (an earlier one decided)"
+    return f"{rule['rule']} matches: {', '.join(wants)}{late}"
+
+
+def _describe(each: Mapping[str, Any]) -> str:
+    usd, first = each["cost_usd"], each["ttft_ms"]
     price = "price unknown" if usd is None else f"{usd:.6f} USD"
-    return f"{upstream.name} ({upstream.tier.value}, {upstream.zone.label}, {price})"
+    soon = "" if first is None else f", first token after {first:.0f} ms"
+    return f"{each['upstream']} ({each['tier']}, {each['zone']}, {price}{soon})"
 
 
 def _header(text: str) -> tuple[str, str]:

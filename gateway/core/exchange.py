@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from gateway.core.chat import ChatRequest, Endpoint, Priority, Usage
 from gateway.core.events import Event
-from gateway.core.routing import Route, Tier, Zone
+from gateway.core.routing import Route, Tier, Upstream, Zone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +94,8 @@ class RecordDraft:
     Times are seconds; `ttft_s` counts from arrival to the first content. `avoided_usd` is what a
     cache hit saved; `cost_estimated` says that it rests on guessed tokens or joules; `ignored` are
     request fields that did not reach the model or do nothing there. `found` are the kinds of
-    private data that its detector saw. `continued`: so often somebody
+    private data that its detector saw; `others` are those that could have answered, if there was a
+    choice, in the route's order. `continued`: so often somebody
     else went on with an answer that was cut.
     """
 
@@ -132,6 +133,7 @@ class RecordDraft:
     avoided_usd: float | None = None
     ignored: tuple[str, ...] = ()
     found: tuple[str, ...] = ()
+    others: tuple[Upstream, ...] = ()
     speculation: dict[str, Any] | None = None
     cascade: dict[str, Any] | None = None
 
@@ -180,6 +182,7 @@ class ExchangeRecord(NamedTuple):
     avoided_usd: float | None
     ignored: tuple[str, ...]
     found: tuple[str, ...]
+    others: tuple[Upstream, ...]
     speculation: dict[str, Any] | None
     cascade: dict[str, Any] | None
 
