@@ -201,10 +201,12 @@ def _rules(rules: tuple[Rule, ...], facts: Facts) -> list[dict[str, Any]]:
     for rule in rules:
         if not rule.when.matches(facts):
             continue
-        entry: dict[str, Any] = {"rule": rule.name}
+        entry: dict[str, Any] = {"rule": rule.name, "mode": rule.mode.value}
         if rule.use is not None:
-            entry |= {"use": rule.use, "decides": not decided}
-            decided = True
+            entry["use"] = rule.use
+        if rule.use is not None or rule.decides:
+            entry["decides"] = rule.decides and not decided
+            decided = decided or rule.decides
         if rule.locality is not None:
             entry["locality"] = rule.locality.label
         if rule.min_bits is not None:

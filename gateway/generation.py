@@ -45,9 +45,10 @@ from gateway.privacy import Detector
 from gateway.record import RecordStore
 from gateway.server import App, ProxyServer, Receive, Scope, Send
 from gateway.settle import Energy
+from router_policies.base import Mode
 from router_policies.chain import build as build_policy
 from router_policies.pin import PinPolicy
-from router_policies.rules import locality, min_bits
+from router_policies.rules import locality, min_bits, observed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,6 +275,9 @@ def rulebook(config: Config, detector: Detector | None = None) -> Rulebook:
     def bits(facts: Facts) -> float | None:
         return min_bits(config.rules, facts)
 
+    def looking_on(facts: Facts) -> tuple[str, ...]:
+        return observed(config.rules, facts)
+
     return Rulebook(
         aliases=aliases,
         pin=PinPolicy(),
@@ -287,6 +291,7 @@ def rulebook(config: Config, detector: Detector | None = None) -> Rulebook:
         strict_parameters=config.server.strict_parameters,
         detector=detector,
         rules=config.rules,
+        observed=looking_on if any(r.mode is Mode.OBSERVE for r in config.rules) else None,
     )
 
 

@@ -189,6 +189,8 @@ class Metrics:
             self._overhead.see("pre", seconds=record.decide_s)
             self._lookups.inc("exact", _known(record.cache, LOOKUPS))
 
+        for rule in record.observed:
+            self._observed.inc(rule)
         for kind in record.found:
             self._findings.inc(_known(kind, FINDINGS))
 
@@ -315,6 +317,12 @@ class Metrics:
         )
         self._decisions = counter(
             "tandem_route_decisions_total", "Routes chosen.", ("reason", "tier"), limit=60
+        )
+        self._observed = counter(
+            "tandem_rules_observed_total",
+            "Requests that a rule in the mode observe would have matched.",
+            ("rule",),
+            limit=32,
         )
         self._findings = counter(
             "tandem_privacy_findings_total",

@@ -363,7 +363,7 @@ class Pipeline:
         if permit is not None:
             permit.release()
         draft.duration_s = self._clock() - exchange.arrived
-        draft.found = exchange.found
+        draft.found, draft.observed = exchange.found, exchange.observed
         if exchange.zone is not None:
             draft.zone = exchange.zone.label
         note_end(draft, error)

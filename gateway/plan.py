@@ -36,7 +36,8 @@ class Rulebook:
 
     `epoch` changes with it, so that no answer kept under other rules is served. `headers` are the
     request headers that rules look at; `locality`, `min_bits` and `reach` are the rules' say before
-    routing. `rules` are all of them, for explanations.
+    routing. `rules` are all of them, for explanations; `observed` names those that only look
+    on, if there are any.
     """
 
     aliases: Mapping[str, Alias]
@@ -51,6 +52,7 @@ class Rulebook:
     strict_parameters: bool = False
     detector: Detector | None = None
     rules: tuple[Rule, ...] = ()
+    observed: Callable[[Facts], tuple[str, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +101,8 @@ class Planner:
         """
         request, caller, book = exchange.request, exchange.caller, self.rulebook
         facts = facts_of(request, caller, exchange.headers, book.headers)
+        if book.observed is not None:
+            exchange.observed = book.observed(facts)
         by_rule = book.locality(facts)
         zone = zone_of(caller, exchange.headers, book.default_zone, by_rule)
         found = NOTHING

@@ -90,6 +90,7 @@ def to_json(record: ExchangeRecord) -> dict[str, Any]:
         "energy_estimated": None if record.energy_j is None else record.energy_estimated,
         "ignored": list(record.ignored),
         "found": list(record.found),
+        "observed": list(record.observed),
         "speculation": record.speculation,
         "cascade": record.cascade,
     }

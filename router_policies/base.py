@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 from gateway.core.routing import Candidate, Facts, Route, Zone
@@ -25,9 +26,19 @@ class Condition(Protocol):
         """The facts that it looks at."""
 
 
+class Mode(StrEnum):
+    """What a matching rule's say on routing is worth."""
+
+    ENFORCE = "enforce"
+    OBSERVE = "observe"
+    """Nothing: it is recorded that it would have matched."""
+    BYPASS_LEARNING = "bypass_learning"
+    """No policy behind the rules is asked: the rule's upstreams or the alias's own order stands."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One entry of `rules:`. At least one of `use`, `locality` and `min_bits` is set.
+    """One entry of `rules:`. It has a `use`, a `locality` or a `min_bits`, or bypasses learning.
 
     `use` is the name of an upstream or an alias; with `fallback` the request's other candidates
     stay behind it. `locality` is the widest zone that a matching request may reach, `min_bits` the
@@ -40,6 +51,14 @@ class Rule:
     fallback: bool = True
     locality: Zone | None = None
     min_bits: float | None = None
+    mode: Mode = Mode.ENFORCE
+
+    @property
+    def decides(self) -> bool:
+        """Whether it ends the search for a rule once it matches."""
+        if self.mode is Mode.OBSERVE:
+            return False
+        return self.use is not None or self.mode is Mode.BYPASS_LEARNING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

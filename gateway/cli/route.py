@@ -135,8 +135,9 @@ def _phases(phases: list[Mapping[str, Any]]) -> list[str]:
 
 def _rule(rule: Mapping[str, Any]) -> str:
     wants = [f"{key} {rule[key]}" for key in ("use", "locality", "min_bits") if key in rule]
-    late = "" if rule.get("decides", True) else " (an earlier one decided)"
-    return f"{rule['rule']} matches: {', '.join(wants)}{late}"
+    mode = "" if rule["mode"] == "enforce" else f" ({rule['mode']})"
+    late = "" if rule.get("decides", True) or mode else " (an earlier one decided)"
+    return f"{rule['rule']} matches: {', '.join(wants) or 'nothing else'}{mode}{late}"
 
 
 def _describe(each: Mapping[str, Any]) -> str:

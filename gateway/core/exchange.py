@@ -44,7 +44,8 @@ class Call:
 class Exchange:
     """One request in flight. Born in the server, dies with its response.
 
-    `zone` and what the privacy detector `found` are known once it has been classified.
+    `zone`, what the privacy detector `found` and the rules that only looked on (`observed`) are
+    known once it has been classified.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Exchange:
     deadline: float | None = None
     zone: Zone | None = None
     found: tuple[str, ...] = ()
+    observed: tuple[str, ...] = ()
 
     @property
     def priority(self) -> Priority:
@@ -95,8 +97,8 @@ class RecordDraft:
     cache hit saved; `cost_estimated` says that it rests on guessed tokens or joules; `ignored` are
     request fields that did not reach the model or do nothing there. `found` are the kinds of
     private data that its detector saw; `others` are those that could have answered, if there was a
-    choice, in the route's order. `continued`: so often somebody
-    else went on with an answer that was cut.
+    choice, in the route's order; `observed` are rules that would have matched. `continued`: so
+    often somebody else went on with an answer that was cut.
     """
 
     id: str
@@ -134,6 +136,7 @@ class RecordDraft:
     ignored: tuple[str, ...] = ()
     found: tuple[str, ...] = ()
     others: tuple[Upstream, ...] = ()
+    observed: tuple[str, ...] = ()
     speculation: dict[str, Any] | None = None
     cascade: dict[str, Any] | None = None
 
@@ -183,6 +186,7 @@ class ExchangeRecord(NamedTuple):
     ignored: tuple[str, ...]
     found: tuple[str, ...]
     others: tuple[Upstream, ...]
+    observed: tuple[str, ...]
     speculation: dict[str, Any] | None
     cascade: dict[str, Any] | None
 

@@ -16,7 +16,7 @@ from gateway.explain import explain
 from gateway.ledger import counterfactual
 from gateway.metrics import Metrics
 from gateway.paces import Paces
-from router_policies.base import Rule
+from router_policies.base import Mode, Rule
 from router_policies.conditions import ALWAYS
 from tests.fakes.faults import ok
 from tests.fakes.fronting import Front, fronting, run
@@ -161,6 +161,7 @@ def test_matching_rules_are_named() -> None:
     harness = Harness([ScriptedBackend(upstream("a"), saying("x"))])
     planner = harness.pipeline.planner
     rules = (
+        Rule(name="none", when=ALWAYS, use="b", mode=Mode.OBSERVE),
         Rule(name="one", when=ALWAYS, use="a"),
         Rule(name="two", when=ALWAYS, use="b"),
         Rule(name="three", when=ALWAYS, locality=Zone.ORGANISATION),
@@ -172,9 +173,10 @@ def test_matching_rules_are_named() -> None:
         return await explain(planner, exchange())
 
     assert run_story(story())["rules"] == [
-        {"rule": "one", "use": "a", "decides": True},
-        {"rule": "two", "use": "b", "decides": False},
-        {"rule": "three", "locality": "organisation"},
+        {"rule": "none", "mode": "observe", "use": "b", "decides": False},
+        {"rule": "one", "mode": "enforce", "use": "a", "decides": True},
+        {"rule": "two", "mode": "enforce", "use": "b", "decides": False},
+        {"rule": "three", "mode": "enforce", "locality": "organisation"},
     ]
 
 
