@@ -26,6 +26,7 @@ from gateway.cache import CACHES
 from gateway.cache.base import Cache
 from gateway.companion import session_record
 from gateway.config import Config
+from gateway.conversations import Conversations
 from gateway.core.errors import EngineFailed
 from gateway.core.exchange import ExchangeRecord
 from gateway.core.registry import load
@@ -92,6 +93,7 @@ class Gateway:
             record=self._record,
             decisions=self.decisions,
             paces=self.paces,
+            conversations=Conversations(time.monotonic),
             session_ended=self._session_ended,
             render_metrics=self.metrics.render,
             companion=companion,

@@ -90,6 +90,7 @@ def _decision(plan: Plan) -> dict[str, Any]:
         "reason": route.reason,
         "rule": route.rule,
         "score": route.score,
+        "worth": dict(route.worth),
     }
 
 

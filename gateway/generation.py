@@ -23,6 +23,7 @@ from gateway.admission import Admission
 from gateway.cache.base import Cache
 from gateway.companion import CompanionEndpoint, resolver
 from gateway.config import Config
+from gateway.conversations import Conversations
 from gateway.core.exchange import Exchange, ExchangeRecord
 from gateway.core.registry import load
 from gateway.core.routing import Facts, Zone
@@ -63,6 +64,7 @@ class Shared:
     record: Callable[[ExchangeRecord], None]
     decisions: Decisions
     paces: Paces
+    conversations: Conversations
     session_ended: Callable[[Ended], None]
     render_metrics: Callable[[str], tuple[bytes, str]]
     companion: bool
@@ -82,7 +84,7 @@ class Generation:
         self.detector = detector(config)
         self.pipeline = Pipeline(
             fleet=self.fleet,
-            planner=Planner(self.fleet, rulebook(config, self.detector)),
+            planner=Planner(self.fleet, rulebook(config, self.detector, shared.conversations)),
             admission=shared.admission,
             cache=shared.cache,
             record=shared.record,
@@ -256,7 +258,11 @@ def detector(config: Config) -> Detector | None:
     )
 
 
-def rulebook(config: Config, detector: Detector | None = None) -> Rulebook:
+def rulebook(
+    config: Config,
+    detector: Detector | None = None,
+    conversations: Conversations | None = None,
+) -> Rulebook:
     """The configuration's say on routing, compiled once."""
     settings = config.policy_settings
     aliases = {
@@ -265,6 +271,7 @@ def rulebook(config: Config, detector: Detector | None = None) -> Rulebook:
             policy=build_policy(alias.policy, settings),
             deadline_s=alias.deadline,
             min_bits=alias.min_bits,
+            conversations=conversations if "sticky" in alias.policy else None,
         )
         for name, alias in config.aliases.items()
     }

@@ -175,6 +175,8 @@ class Pipeline:
                 last = error
                 continue
             self._note_upstream(exchange, draft, opened, fell_back=last is not None)
+            if plan.conversation is not None:
+                plan.conversation.served_by(upstream.name)
             return opened
         raise last or Unavailable(
             "Every upstream for this request is resting after failures.",

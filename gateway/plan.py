@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from gateway.conversations import Conversation, Conversations
 from gateway.core.chat import ChatRequest
 from gateway.core.errors import TandemError, Unavailable
 from gateway.core.exchange import Exchange
@@ -17,17 +18,22 @@ from gateway.fleet import Fleet, Reach
 from gateway.parameters import strict as wants_strict
 from gateway.privacy import NOTHING, Detector, Findings, zone_of
 from router_policies.base import Policy, Rule
+from router_policies.facts import STICKY
 from router_policies.facts import facts as facts_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alias:
-    """A model name that stands for several upstreams, and how to choose among them."""
+    """A model name that stands for several upstreams, and how to choose among them.
+
+    `conversations` are there if its policy wants to know who answered last.
+    """
 
     candidates: tuple[str, ...]
     policy: Policy
     deadline_s: float | None = None
     min_bits: float | None = None
+    conversations: Conversations | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +73,7 @@ class Plan:
     facts: Facts
     route: Route
     counted: Mapping[str, int]
+    conversation: Conversation | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -128,6 +135,11 @@ class Planner:
         if not kept:
             raise refusal(request, rejected, exchange.found)
         policy = book.pin if alias is None else book.aliases[alias].policy
+        conversation = None
+        if alias is not None and (known := book.aliases[alias].conversations) is not None:
+            conversation = known.of(request, caller.tenant, zone)
+            if conversation is not None and (last := conversation.last) is not None:
+                facts = {**facts, STICKY: last}
         route = policy.choose(facts, kept)
         if route is None:
             raise Unavailable("No policy made a choice.", code="no_route")
@@ -139,6 +151,7 @@ class Planner:
             facts=facts,
             route=route,
             counted=counted,
+            conversation=conversation,
         )
 
     async def _count(

@@ -3,4 +3,5 @@
 POLICIES = {
     "rules": "router_policies.rules:RulesPolicy",
     "static": "router_policies.static:StaticPolicy",
+    "sticky": "router_policies.sticky:StickyPolicy",
 }

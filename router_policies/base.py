@@ -70,6 +70,14 @@ class Settings:
 
 
 @runtime_checkable
+class Adjuster(Protocol):
+    """A policy that has a say on the route of one before it. As pure as the others."""
+
+    def adjust(self, facts: Facts, route: Route) -> Route:
+        """The route as it shall be: the same candidates, perhaps in another order."""
+
+
+@runtime_checkable
 class Policy(Protocol):
     """One way to choose."""
 

@@ -22,8 +22,11 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "backends": (*CORE, "backends"),
     "router_policies": (*CORE, "router_policies"),
     "gateway.parameters": CORE,
+    "gateway.conversations": CORE,
+    "gateway.privacy": CORE,
     "gateway.plan": (
         *CORE,
+        "gateway.conversations",
         "router_policies.base",
         "router_policies.facts",
         "gateway.fleet",

@@ -70,6 +70,7 @@ def test_nobody_inside_is_there_at_all() -> None:
 COMBINED: dict[str, dict[str, Any]] = {
     "race": {"kind": "race", "of": ["bad", "cloud"], "after": 0.01},
     "continuation": {"kind": "continuation", "of": ["bad", "cloud"], "same_model": True},
+    "cascade": {"kind": "cascade", "draft": "bad", "strong": "cloud"},
 }
 
 
