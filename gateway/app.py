@@ -47,6 +47,7 @@ from gateway.paces import Paces
 from gateway.pipeline import Pipeline
 from gateway.record import JsonLog, RecordStore
 from gateway.server import App
+from gateway.tightened import Tightened
 
 if TYPE_CHECKING:
     from gateway.cache.memory import MemoryCache
@@ -94,6 +95,7 @@ class Gateway:
             decisions=self.decisions,
             paces=self.paces,
             conversations=Conversations(time.monotonic),
+            tightened=Tightened(time.monotonic),
             session_ended=self._session_ended,
             render_metrics=self.metrics.render,
             companion=companion,

@@ -104,7 +104,12 @@ def _phases(
     """What each phase had its say on, in their order: none can undo what an earlier one did."""
     book = planner.rulebook
     said = voices(
-        exchange.caller, exchange.headers, book.default_zone, trace.zone_by_rule, trace.found
+        exchange.caller,
+        exchange.headers,
+        book.default_zone,
+        trace.zone_by_rule,
+        trace.found,
+        trace.zone_before,
     )
     by_reason: dict[str, list[dict[str, Any]]] = {reason: [] for reason in Reason}
     for each in rejected:

@@ -46,6 +46,7 @@ from gateway.privacy import Detector
 from gateway.record import RecordStore
 from gateway.server import App, ProxyServer, Receive, Scope, Send
 from gateway.settle import Energy
+from gateway.tightened import Tightened
 from router_policies.base import Mode
 from router_policies.chain import build as build_policy
 from router_policies.pin import PinPolicy
@@ -65,6 +66,7 @@ class Shared:
     decisions: Decisions
     paces: Paces
     conversations: Conversations
+    tightened: Tightened
     session_ended: Callable[[Ended], None]
     render_metrics: Callable[[str], tuple[bytes, str]]
     companion: bool
@@ -84,7 +86,9 @@ class Generation:
         self.detector = detector(config)
         self.pipeline = Pipeline(
             fleet=self.fleet,
-            planner=Planner(self.fleet, rulebook(config, self.detector, shared.conversations)),
+            planner=Planner(
+                self.fleet, rulebook(config, self.detector, shared.conversations, shared.tightened)
+            ),
             admission=shared.admission,
             cache=shared.cache,
             record=shared.record,
@@ -262,6 +266,7 @@ def rulebook(
     config: Config,
     detector: Detector | None = None,
     conversations: Conversations | None = None,
+    tightened: Tightened | None = None,
 ) -> Rulebook:
     """The configuration's say on routing, compiled once."""
     settings = config.policy_settings
@@ -297,6 +302,7 @@ def rulebook(
         deadline_s=config.server.deadline,
         strict_parameters=config.server.strict_parameters,
         detector=detector,
+        tightened=tightened,
         rules=config.rules,
         observed=looking_on if any(r.mode is Mode.OBSERVE for r in config.rules) else None,
     )

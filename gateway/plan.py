@@ -17,6 +17,7 @@ from gateway.filters import admit, ask_count, last_hope, min_bits, refusal, reso
 from gateway.fleet import Fleet, Reach
 from gateway.parameters import strict as wants_strict
 from gateway.privacy import NOTHING, Detector, Findings, zone_of
+from gateway.tightened import Tightened
 from router_policies.base import Policy, Rule
 from router_policies.facts import STICKY
 from router_policies.facts import facts as facts_of
@@ -57,6 +58,7 @@ class Rulebook:
     deadline_s: float | None = None
     strict_parameters: bool = False
     detector: Detector | None = None
+    tightened: Tightened | None = None
     rules: tuple[Rule, ...] = ()
     observed: Callable[[Facts], tuple[str, ...]] | None = None
 
@@ -84,6 +86,7 @@ class Trace:
 
     zone: Zone = Zone.MACHINE
     zone_by_rule: Zone | None = None
+    zone_before: Zone | None = None
     found: Findings = NOTHING
     facts: Facts = field(default_factory=dict)
     alias: str | None = None
@@ -101,7 +104,7 @@ class Planner:
         self._fleet = fleet
 
     async def plan(self, exchange: Exchange, trace: Trace | None = None) -> Plan:
-        """Classify, filter and route. No effect on anything but what a detector remembers.
+        """Classify, filter and route. No effect on anything but what is remembered of privacy.
 
         The zone is settled before any candidate is looked at, and what lies outside it is gone
         before a policy is asked: a pin, a rule or a score cannot bring it back (DESIGN 2.2, 2.3).
@@ -116,6 +119,12 @@ class Planner:
         if book.detector is not None and zone is not Zone.MACHINE:
             found = await book.detector.look(request, keep=trace is None)
             zone, exchange.found = min(zone, found.zone), found.kinds
+        before = None
+        if book.tightened is not None:
+            before = book.tightened.zone(request, caller)
+            zone = zone if before is None else min(zone, before)
+            if trace is None and zone < min(caller.zone, book.default_zone):
+                book.tightened.note(request, caller, zone)
         exchange.zone = zone
         alias, names = resolve(request.model, book.aliases, self._fleet.names, caller)
         candidates = self._fleet.snapshot(book.reach(alias, facts, names))
@@ -130,6 +139,7 @@ class Planner:
             kept, _ = admit(request, hope, zone, caller, counted, wished, strict=strict)
         if trace is not None:
             trace.zone, trace.zone_by_rule, trace.found = zone, by_rule, found
+            trace.zone_before = before
             trace.facts, trace.alias, trace.listed = facts, alias, names
             trace.considered, trace.rejected, trace.counted = candidates, rejected, counted
         if not kept:

@@ -67,11 +67,14 @@ def voices(
     default: Zone,
     by_rule: Zone | None,
     found: Findings,
+    before: Zone | None = None,
 ) -> tuple[tuple[str, Zone], ...]:
     """Who asked for which zone, of those that `zone_of` and the detector heard; for people."""
     said = [("key", caller.zone), ("privacy.default", default)]
     if by_rule is not None:
         said.append(("rules", by_rule))
+    if before is not None:
+        said.append(("an earlier turn of this conversation", before))
     if HEADER in headers:
         said.append(("header", _named(headers[HEADER])))
     if found.kinds:

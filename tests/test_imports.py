@@ -24,9 +24,11 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "gateway.parameters": CORE,
     "gateway.conversations": CORE,
     "gateway.privacy": CORE,
+    "gateway.tightened": CORE,
     "gateway.plan": (
         *CORE,
         "gateway.conversations",
+        "gateway.tightened",
         "router_policies.base",
         "router_policies.facts",
         "gateway.fleet",
