@@ -22,6 +22,7 @@ BACKENDS = {
     "cascade": "backends.cascade:CascadeBackend",
     "continuation": "backends.continuation:ContinuationBackend",
     "race": "backends.race:RaceBackend",
+    "review": "backends.review:ReviewBackend",
     "speculative": "backends.speculative.backend:SpeculativeBackend",
 }
 """kind → class. The kind is told to the class, which picks its profile by it."""

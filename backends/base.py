@@ -8,7 +8,7 @@ is made of in `parts`, gets them ready-built through `Resources`, and does not c
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -91,6 +91,9 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    approximate: ClassVar[bool] = False
+    """Whether its answers may differ from what its model would have said (DESIGN 2.5)."""
+
     kind: str
     zone: ZoneName = Zone.PUBLIC
     tier: Literal["local", "cloud"] | None = None
@@ -135,6 +138,20 @@ def part_of(backends: Mapping[str, Backend], part: str, whole: str) -> Backend:
     if part not in backends:
         raise ValueError(f"upstream {whole!r}: there is no upstream {part!r}")
     return backends[part]
+
+
+@runtime_checkable
+class Choosy(Protocol):
+    """A combined backend's class that does not take any part for any role."""
+
+    @classmethod
+    def misfits(
+        cls, options: Options, upstreams: Mapping[str, Options]
+    ) -> Iterator[tuple[str, str]]:
+        """(the key of its entry that names a wrong part, what is wrong with it)
+
+        `upstreams` has all that are well-formed; a part that is not among them is another's flaw.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,7 @@ def combined(name: str, options: Options, backends: Collection[Backend]) -> Upst
         carries_body=all(part.carries_body for part in parts),
         honours=frozenset.intersection(*known) if known else None,
         ignores=frozenset[str]().union(*(part.ignores for part in parts)),
+        approximate=any(part.approximate for part in parts),
     )
 
 

@@ -19,6 +19,7 @@ from backends.discovery import Served, served
 from backends.door import Target
 from backends.http import HttpUpstream, default_transport
 from backends.openai_options import OpenAIOptions
+from backends.openai_raw import RawDoor
 from backends.profiles import Continuation
 from backends.rate_limits import RateLimits
 from backends.rate_limits import read as read_limits
@@ -68,6 +69,8 @@ class OpenAIBackend:
         self._targets = {
             path: self._http.target(self._api.join(path)) for path in OWN_DIALECTS.values()
         }
+        self.raw = RawDoor(self._http, root=self._root, api=self._api)
+        """For those who must say what no ChatRequest can: probes, lists of token ids."""
         self._goes_on, self._repeats = options.goes_on()
         self._learned = not self.profile.self_hosted
         self._upstream = Upstream(

@@ -11,12 +11,13 @@ from fastapi import FastAPI, Query, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
+from backends.speculative.rung import Laddered
 from gateway import __version__
 from gateway.admission import Admission
 from gateway.core.chat import Feature
 from gateway.core.errors import BodyTooLarge, MethodNotAllowed, NotFound, TandemError
 from gateway.core.exchange import Caller, Exchange
-from gateway.core.routing import Upstream
+from gateway.core.routing import Upstream, Zone
 from gateway.dialects.base import Dialect
 from gateway.fleet import Fleet
 from gateway.plan import Alias
@@ -182,6 +183,12 @@ def _entries(parts: AdminParts, caller: Caller) -> dict[str, dict[str, Any]]:
     entries |= {name: _entry(name, [upstream]) for name, upstream in by_name.items()}
     for name, told in parts.local_models().items():
         entries[name] |= told
+    for name in by_name:
+        backend = parts.fleet.within(Zone.PUBLIC).backend(name)
+        rung = backend.rung if isinstance(backend, Laddered) else None
+        if rung is not None:
+            told = {"strategy": rung.strategy, "state": rung.state, "reason": rung.reason}
+            entries[name]["speculation"] = told
     if caller.models is not None:
         entries = {name: entry for name, entry in entries.items() if name in caller.models}
     return entries
@@ -210,6 +217,7 @@ def _entry(name: str, upstreams: list[Upstream]) -> dict[str, Any]:
             "vision": Feature.IMAGES in features,
         },
         "features": sorted(feature.value for feature in features),
+        "approximate": any(upstream.approximate for upstream in upstreams),
         "upstreams": [upstream.name for upstream in upstreams],
     }
 

@@ -20,6 +20,7 @@ from backends.base import Backend, Resources
 from backends.engine.footprint import resident
 from backends.engine.pool import ModelPool
 from backends.rate_limits import Limited
+from backends.speculative.rung import Laddered
 from backends.speculative.seams import Ended
 from gateway.admission import Admission
 from gateway.cache import CACHES
@@ -262,6 +263,11 @@ class Gateway:
                 name: backend.rate_limits
                 for name, backend in now.backends.items()
                 if isinstance(backend, Limited)
+            },
+            rungs={
+                name: backend.rung
+                for name, backend in now.backends.items()
+                if isinstance(backend, Laddered) and backend.rung is not None
             },
             engines=engines,
             residents={

@@ -15,6 +15,8 @@ def default_aliases(upstreams: Mapping[str, Options]) -> dict[str, tuple[str, ..
     """
     tiers: dict[Tier, list[str]] = {Tier.LOCAL: [], Tier.SPECULATIVE: [], Tier.CLOUD: []}
     for name, options in upstreams.items():
+        if options.approximate:
+            continue  # only who names one gets one
         tiers[_tier(options)].append(name)
     local, tandem, cloud = tiers[Tier.LOCAL], tiers[Tier.SPECULATIVE], tiers[Tier.CLOUD]
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from backends.base import Options
+from backends.base import Choosy, Options
 from gateway.config_aliases import default_aliases
 from gateway.config_privacy import Privacy, unknown_kinds
 from gateway.config_sections import Alias, CacheSection, Key, Memory, Server
@@ -132,6 +132,11 @@ class _Validation:
                     hint = suggest(part, list(named))
                     message = f"is made of {part!r}, and no upstream is called so{hint}"
                     self.flaws.append(Flaw(_where(entry, part, path), message))
+        for name, options in upstreams.items():
+            backend = load(self.kinds, options.kind, what="kind")
+            if isinstance(backend, Choosy):
+                for key, message in backend.misfits(options, upstreams):
+                    self.flaws.append(Flaw(("upstreams", name, key), message))
         return upstreams, parts
 
     def _backend(self, entry: Any, path: Path) -> Any:

@@ -186,6 +186,7 @@ def _candidate(
     return {
         "upstream": upstream.name,
         "tier": upstream.tier.value,
+        "strategy": upstream.strategy,
         "zone": upstream.zone.label,
         "model": upstream.model,
         "place": None if place is None else place + 1,
@@ -217,6 +218,8 @@ def _rules(rules: tuple[Rule, ...], facts: Facts) -> list[dict[str, Any]]:
             entry["locality"] = rule.locality.label
         if rule.min_bits is not None:
             entry["min_bits"] = rule.min_bits
+        if rule.exact:
+            entry["exact"] = True
         found.append(entry)
     return found
 

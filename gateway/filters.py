@@ -1,7 +1,7 @@
 """Hard filters: what may serve a request at all, before any policy ranks what is left. Pure.
 
 They are not policies and cannot be left out of a configuration (DESIGN 2.2, 2.3). The order is
-zone, features, bits, health, context: the first that a candidate fails is its reason.
+zone, features, approximate, bits, health, context: the first that a candidate fails is its reason.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gateway.core.errors import (
 from gateway.core.exchange import Caller
 from gateway.core.registry import suggest
 from gateway.core.routing import Candidate, Rejection, Zone
-from gateway.parameters import ignored_fields
+from gateway.parameters import ignored_fields, switched
 
 
 class Reason(StrEnum):
@@ -32,6 +32,7 @@ class Reason(StrEnum):
 
     ZONE = "zone"
     FEATURE = "feature"
+    APPROXIMATE = "approximate"
     BITS = "bits"
     HEALTH = "health"
     CONTEXT = "context"
@@ -50,6 +51,9 @@ PARAMS: Mapping[Feature, str] = {
 
 MIN_BITS = "x-tandem-min-bits"
 """The header by which a request refuses models that are quantized further than it says."""
+
+EXACT = "x-tandem-exact"
+"""The header by which a request refuses approximate modes."""
 
 UNCOUNTED = frozenset({Feature.TOOLS, Feature.JSON_MODE, Feature.IMAGES, Feature.AUDIO})
 """Features that put tokens into a prompt which `text_bytes` does not see."""
@@ -129,6 +133,7 @@ def admit(
     min_bits: float | None = None,
     *,
     strict: bool = False,
+    exact: bool = False,
 ) -> tuple[tuple[Candidate, ...], tuple[Rejection, ...]]:
     """What may serve the request, in the given order, and why the others may not.
 
@@ -136,7 +141,7 @@ def admit(
     prompt tokens by upstream, for those that `ask_count` asked about. One that could not be counted
     stays: its own server refuses what is too long, and nothing truncates. `min_bits` takes out what
     is known to have fewer bits a weight; what remote models have, nobody says, so they stay.
-    `strict` takes out what would ignore a part of the request.
+    `strict` takes out what would ignore a part of the request, `exact` approximate modes.
     """
     zone = min(zone, caller.zone)
     kept: list[Candidate] = []
@@ -146,6 +151,7 @@ def admit(
         rejection = (
             _refused(request, candidate, zone)
             or (_heedless(request, candidate) if strict else None)
+            or (_inexact(candidate) if exact else None)
             or _too_coarse(candidate, min_bits)
             or _down(candidate)
             or _too_long(request, candidate, counted)
@@ -197,6 +203,9 @@ def refusal(
         return Unsupported(
             f"No upstream for this model can honour the request: {details}.", param=first.param
         )
+    if by_reason[Reason.APPROXIMATE]:
+        details = _details(by_reason[Reason.APPROXIMATE])
+        return Unsupported(f"An exact answer is not to be had here: {details}.", param=EXACT)
     if by_reason[Reason.BITS]:
         return Unsupported(
             f"Every model here is quantized further: {_details(by_reason[Reason.BITS])}.",
@@ -239,6 +248,18 @@ def _heedless(request: ChatRequest, candidate: Candidate) -> Rejection | None:
     )
 
 
+def _inexact(candidate: Candidate) -> Rejection | None:
+    upstream = candidate.upstream
+    if not upstream.approximate:
+        return None
+    return Rejection(
+        upstream=upstream.name,
+        reason=Reason.APPROXIMATE,
+        detail=f"{upstream.name} is approximate ({upstream.kind})",
+        param=EXACT,
+    )
+
+
 def _too_long(
     request: ChatRequest, candidate: Candidate, counted: Mapping[str, int]
 ) -> Rejection | None:
@@ -267,6 +288,11 @@ def _too_long(
         f" requested ({tokens} in the {prompt}, {wanted} in the completion)",
         param="max_tokens" if over_by_answer else prompt,
     )
+
+
+def wants_exact(headers: Mapping[str, str]) -> bool:
+    """Whether a request refuses approximate modes. Raises InvalidRequest."""
+    return switched(headers, EXACT, default=False)
 
 
 def min_bits(headers: Mapping[str, str]) -> float | None:

@@ -50,7 +50,7 @@ from gateway.tightened import Tightened
 from router_policies.base import Mode
 from router_policies.chain import build as build_policy
 from router_policies.pin import PinPolicy
-from router_policies.rules import locality, min_bits, observed
+from router_policies.rules import exact, locality, min_bits, observed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,6 +287,9 @@ def rulebook(
     def bits(facts: Facts) -> float | None:
         return min_bits(config.rules, facts)
 
+    def by_rule_exact(facts: Facts) -> bool:
+        return exact(config.rules, facts)
+
     def looking_on(facts: Facts) -> tuple[str, ...]:
         return observed(config.rules, facts)
 
@@ -295,6 +298,7 @@ def rulebook(
         pin=PinPolicy(),
         locality=by_rule,
         min_bits=bits,
+        exact=by_rule_exact,
         reach=config.reach,
         headers=config.rule_headers,
         default_zone=config.privacy.default,

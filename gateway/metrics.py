@@ -24,6 +24,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from backends.rate_limits import Kind, RateLimits
+from backends.speculative.rung import STATES, Rung
 from gateway import __version__
 from gateway.core.chat import Endpoint
 from gateway.core.exchange import ExchangeRecord
@@ -110,6 +111,7 @@ class Vitals:
     upstream_up: Mapping[str, bool] = field(default_factory=dict)
     upstreams: Mapping[str, UpstreamVitals] = field(default_factory=dict)
     rate_limits: Mapping[str, RateLimits] = field(default_factory=dict)
+    rungs: Mapping[str, Rung] = field(default_factory=dict)
     engines: Mapping[str, EngineVitals] = field(default_factory=dict)
     residents: Mapping[str, ResidentVitals] = field(default_factory=dict)
     memory_budget: int | None = None
@@ -221,6 +223,8 @@ class Metrics:
             self._spec_drafts.inc(pair, by=_count(record.speculation.get("rounds")))
             self._spec_drafted.inc(pair, by=drafted)
             self._spec_accepted.inc(pair, by=_count(record.speculation.get("accepted")))
+        if record.approximate:
+            self._approximate.inc(self._upstream(record.upstream))
 
     def _observe_choice(self, record: ExchangeRecord, model: str) -> None:
         """What the answer would have cost elsewhere, where a choice was made."""
@@ -389,6 +393,12 @@ class Metrics:
         )
         self._spec_accepted = counter(
             "tandem_spec_accepted_tokens_total", "Draft tokens that held.", ("pair",), limit=16
+        )
+        self._approximate = counter(
+            "tandem_approximate_answers_total",
+            "Answers of an approximate mode.",
+            ("upstream",),
+            limit=16,
         )
         self._energy = counter(
             "tandem_energy_joules_total", "Energy of answers, by source.", ("source",), limit=2
@@ -600,6 +610,7 @@ class _VitalsCollector(Collector):
         )
         yield from _resilience(self._ours(now.upstreams))
         yield _limits_left(self._ours(now.rate_limits), self._wall())
+        yield from _rungs(self._ours(now.rungs))
         yield _gauge(
             "tandem_engine_up",
             "1 if the engine's worker serves.",
@@ -672,6 +683,27 @@ def _limits_left(limits: Mapping[str, RateLimits], now: float) -> GaugeMetricFam
             if ratio is not None:
                 family.add_metric((name, kind), ratio)
     return family
+
+
+def _rungs(rungs: Mapping[str, Rung]) -> Iterator[Metric]:
+    """Pairs whose strategy has to be proved: how far it is, and what finding out has cost."""
+    states = GaugeMetricFamily(
+        "tandem_spec_strategy_state",
+        "1 for the state that a pair's strategy is in.",
+        labels=("pair", "strategy", "state"),
+    )
+    probes = CounterMetricFamily(
+        "tandem_spec_probes", "Probes of an upstream's surface.", labels=("pair",)
+    )
+    tokens = CounterMetricFamily(
+        "tandem_spec_probe_tokens", "Tokens that they were billed for.", labels=("pair",)
+    )
+    for pair, rung in rungs.items():
+        for state in STATES:
+            states.add_metric((pair, rung.strategy, state), float(rung.state == state))
+        probes.add_metric((pair,), rung.probes)
+        tokens.add_metric((pair,), rung.probe_tokens)
+    yield from (states, probes, tokens)
 
 
 def _gauge(name: str, text: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:

@@ -43,11 +43,16 @@ def ignored_fields(request: ChatRequest, upstream: Upstream) -> tuple[str, ...]:
 
 def strict(headers: Mapping[str, str], default: bool) -> bool:
     """Whether a request wants all of its fields honoured. Raises InvalidRequest."""
-    wish = headers.get(STRICT)
+    return switched(headers, STRICT, default=default)
+
+
+def switched(headers: Mapping[str, str], name: str, *, default: bool) -> bool:
+    """What a header that is on or off says. Raises InvalidRequest: a wish is never guessed at."""
+    wish = headers.get(name)
     if wish is None:
         return default
     if (answer := _WORDS.get(wish.strip().lower())) is None:
-        raise InvalidRequest(f"The header {STRICT} must be true or false.", param=STRICT)
+        raise InvalidRequest(f"The header {name} must be true or false.", param=name)
     return answer
 
 

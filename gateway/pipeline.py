@@ -14,7 +14,16 @@ from gateway.cache.base import Cache, Entry
 from gateway.cache.key import Directives, cache_key, directives
 from gateway.core.chat import Usage
 from gateway.core.errors import LocalUnavailable, TandemError, Unavailable, UpstreamBroken
-from gateway.core.events import Answered, Collector, Event, Finish, Frame, is_content, replay
+from gateway.core.events import (
+    Answered,
+    Collector,
+    Event,
+    Finish,
+    Frame,
+    SpeculationReport,
+    is_content,
+    replay,
+)
 from gateway.core.exchange import Attempt, Call, Exchange, ExchangeRecord, RecordDraft, Reply
 from gateway.core.routing import Tier, Upstream, Zone
 from gateway.deadlines import client_patience
@@ -108,6 +117,8 @@ class Pipeline:
                 # It was given by that upstream, which has not read these fields then either.
                 asked = plan.route.candidates[0].upstream
                 draft.ignored = ignored_fields(exchange.request, asked)
+                if asked.approximate:
+                    draft.approximate, draft.strategy = True, asked.strategy
                 events = self._replay(kept, draft, exchange, permit)
             else:
                 opened = await self._open(exchange, plan, draft)
@@ -345,6 +356,9 @@ class Pipeline:
         parts = (event.upstream for event in opened.held if isinstance(event, Answered))
         answering = next(parts, upstream)
         draft.upstream_model, draft.tier = answering.model, answering.tier
+        draft.approximate = answering.approximate
+        reports = (event.strategy for event in opened.held if isinstance(event, SpeculationReport))
+        draft.strategy = next(reports, answering.strategy)
         draft.ignored = ignored_fields(exchange.request, upstream)
         if fell_back:
             draft.reason = "fallback"

@@ -13,7 +13,15 @@ from gateway.core.chat import ChatRequest
 from gateway.core.errors import TandemError, Unavailable
 from gateway.core.exchange import Exchange
 from gateway.core.routing import Candidate, Facts, Rejection, Route, Zone
-from gateway.filters import admit, ask_count, last_hope, min_bits, refusal, resolve
+from gateway.filters import (
+    admit,
+    ask_count,
+    last_hope,
+    min_bits,
+    refusal,
+    resolve,
+    wants_exact,
+)
 from gateway.fleet import Fleet, Reach
 from gateway.parameters import strict as wants_strict
 from gateway.privacy import NOTHING, Detector, Findings, zone_of
@@ -42,9 +50,9 @@ class Rulebook:
     """What the configuration says about routing. Immutable: a reload makes a new one.
 
     `epoch` changes with it, so that no answer kept under other rules is served. `headers` are the
-    request headers that rules look at; `locality`, `min_bits` and `reach` are the rules' say before
-    routing. `rules` are all of them, for explanations; `observed` names those that only look
-    on, if there are any.
+    request headers that rules look at; `locality`, `min_bits`, `exact` and `reach` are the rules'
+    say before routing. `rules` are all of them, for explanations; `observed` names those that only
+    look on, if there are any.
     """
 
     aliases: Mapping[str, Alias]
@@ -52,6 +60,7 @@ class Rulebook:
     locality: Callable[[Facts], Zone | None]
     reach: Callable[[str | None, Facts, tuple[str, ...]], tuple[str, ...]]
     min_bits: Callable[[Facts], float | None] = lambda facts: None
+    exact: Callable[[Facts], bool] = lambda facts: False
     headers: frozenset[str] = frozenset()
     default_zone: Zone = Zone.PUBLIC
     epoch: str = ""
@@ -134,9 +143,14 @@ class Planner:
         wished = max((bits for bits in demands if bits is not None), default=None)
         counted = await self._count(request, candidates, zone)
         strict = wants_strict(exchange.headers, book.strict_parameters)
-        kept, rejected = admit(request, candidates, zone, caller, counted, wished, strict=strict)
+        exact = wants_exact(exchange.headers) or book.exact(facts)
+        kept, rejected = admit(
+            request, candidates, zone, caller, counted, wished, strict=strict, exact=exact
+        )
         if not kept and (hope := last_hope(candidates, rejected)):
-            kept, _ = admit(request, hope, zone, caller, counted, wished, strict=strict)
+            kept, _ = admit(
+                request, hope, zone, caller, counted, wished, strict=strict, exact=exact
+            )
         if trace is not None:
             trace.zone, trace.zone_by_rule, trace.found = zone, by_rule, found
             trace.zone_before = before

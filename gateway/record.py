@@ -73,6 +73,7 @@ def to_json(record: ExchangeRecord) -> dict[str, Any]:
             "estimated": usage.estimated,
         },
         "continued": record.continued,
+        "approximate": record.approximate,
         "finish_reason": record.finish_reason,
         "outcome": record.outcome,
         "error": record.error,

@@ -330,6 +330,8 @@ def headers_for(reply: Reply) -> RawHeaders:
         headers.append((b"x-tandem-score", b"%.4f" % record.score))
     if record.ignored:
         headers.append((b"x-tandem-ignored", ",".join(record.ignored)[:1024].encode("latin-1")))
+    if record.strategy and (record.stream or (record.approximate and not record.speculation)):
+        headers.append((b"x-tandem-spec", record.strategy.encode("latin-1")))
     return headers
 
 
@@ -346,8 +348,6 @@ def _plan_headers(
     if stream:
         headers["cache-control"] = "no-cache"
         headers["x-accel-buffering"] = "no"
-    if tier is Tier.SPECULATIVE and stream:
-        headers["x-tandem-spec"] = "companion"
     return tuple(_raw(headers))
 
 

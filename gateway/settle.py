@@ -74,6 +74,11 @@ class Tally:
                     "rounds": event.rounds,
                     "gain": event.gain,
                 }
+                if event.verified is not None:
+                    self.speculation["verified"] = {
+                        "prompt_tokens": event.verified.prompt_tokens,
+                        "completion_tokens": event.verified.completion_tokens,
+                    }
             case CascadeReport():
                 self.cascade = {
                     "score": round(event.score, 4),

@@ -38,11 +38,11 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One entry of `rules:`. It has a `use`, a `locality` or a `min_bits`, or bypasses learning.
+    """One entry of `rules:`: `use`, `locality`, `min_bits`, `exact`, or it bypasses learning.
 
     `use` is the name of an upstream or an alias; with `fallback` the request's other candidates
     stay behind it. `locality` is the widest zone that a matching request may reach, `min_bits` the
-    fewest bits a weight that a model may have to serve it.
+    fewest bits a weight that a model may have to serve it; `exact` keeps it from approximate modes.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Rule:
     fallback: bool = True
     locality: Zone | None = None
     min_bits: float | None = None
+    exact: bool = False
     mode: Mode = Mode.ENFORCE
 
     @property

@@ -1,8 +1,9 @@
 """Operators' rules: the first `use:` that matches decides; every `locality:` that matches tightens.
 
-The two are apart on purpose (DESIGN 2.3). `locality`, and `min_bits` beside it, is asked before
-routing and of every request, pinned ones too; RulesPolicy is one policy among others. What happens
-to a request whose rule names an upstream that cannot serve it is told in router_policies/design.md.
+The two are apart on purpose (DESIGN 2.3). `locality`, and `min_bits` and `exact` beside it, is
+asked before routing and of every request, pinned ones too; RulesPolicy is one policy among others.
+What happens to a request whose rule names an upstream that cannot serve it is told in
+router_policies/design.md.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from router_policies.facts import HEADER
 from router_policies.static import StaticPolicy
 
 KEYS = (
-    "name", "key", "team", "priority", "when", "use", "fallback", "locality", "min_bits", "mode",
+    "name", "key", "team", "priority", "when", "use", "fallback", "locality", "min_bits", "exact",
+    "mode",
 )  # fmt: skip
 KEY_ID = re.compile(r"[0-9a-f]{8}")
 TEAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -40,6 +42,11 @@ def min_bits(rules: Iterable[Rule], facts: Facts) -> float | None:
     """The most that any matching rule demands in bits a weight; None if none does."""
     demands = [r.min_bits for r in rules if r.min_bits is not None and r.when.matches(facts)]
     return max(demands, default=None)
+
+
+def exact(rules: Iterable[Rule], facts: Facts) -> bool:
+    """Whether any matching rule refuses approximate modes."""
+    return any(r.exact and r.when.matches(facts) for r in rules)
 
 
 def first_use(rules: Iterable[Rule], facts: Facts) -> Rule | None:
@@ -178,11 +185,15 @@ def _compile_rule(
     fallback = raw.get("fallback", True)
     if not isinstance(fallback, bool):
         flaws.append(Flaw((*path, "fallback"), "fallback is true or false"))
-    if mode is Mode.OBSERVE and {"locality", "min_bits"} & raw.keys():
-        message = "`locality:` and `min_bits:` always hold; they cannot only look on"
+    demanded = raw.get("exact", True)
+    if demanded is not True:
+        flaws.append(Flaw((*path, "exact"), "exact is true, or not said"))
+    always = {"locality", "min_bits", "exact"}
+    if mode is Mode.OBSERVE and always & raw.keys():
+        message = "`locality:`, `min_bits:` and `exact:` always hold; they cannot only look on"
         flaws.append(Flaw((*path, "mode"), message, at_key=True))
-    if not {"use", "locality", "min_bits"} & raw.keys() and mode is not Mode.BYPASS_LEARNING:
-        message = "a rule says `use:`, `locality:` or `min_bits:`; this one none of them"
+    if not {"use", *always} & raw.keys() and mode is not Mode.BYPASS_LEARNING:
+        message = "a rule says `use:`, `locality:`, `min_bits:` or `exact:`; this one none of them"
         flaws.append(Flaw(path, message))
     elif "use" not in raw and "fallback" in raw:
         flaws.append(Flaw((*path, "fallback"), "fallback belongs to `use:`", at_key=True))
@@ -195,6 +206,7 @@ def _compile_rule(
         fallback=bool(fallback),
         locality=zone,
         min_bits=bits,
+        exact="exact" in raw,
         mode=mode,
     )
 

@@ -256,6 +256,8 @@ class Preparer:
                 return {"tokens": self.text(request["text"])}
             case "plain":
                 return {"tokens": self.following(request["text"])}
+            case "pieces":
+                return {"pieces": [self._model.piece(token) for token in request["tokens"]]}
             case "infill":
                 snippets = [(name, text) for name, text in request["snippets"]]
                 tokens, cut = self.infill(

@@ -86,6 +86,11 @@ class Prompts:
         """A part of a text: no token is added to it, and none of it is a control token."""
         return tuple((await self._ask({"op": "plain", "text": text}, param))["tokens"])
 
+    async def pieces(self, tokens: Sequence[int]) -> tuple[bytes, ...]:
+        """The tokens' bytes, b"" for control tokens. Ids must be of the vocabulary."""
+        reply = await self._ask({"op": "pieces", "tokens": list(tokens)}, "prompt")
+        return tuple(reply["pieces"])
+
     async def infill(
         self,
         prefix: str,

@@ -6,11 +6,19 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
-from backends.profiles.base import Continuation, Others, Profile
+from backends.profiles.base import Continuation, Others, Predicts, Profile, Surface
 from backends.profiles.clouds import CLOUDS
 from backends.profiles.servers import SERVERS
 
-__all__ = ["PROFILES", "Continuation", "Others", "Profile", "profile_for"]
+__all__ = [
+    "PROFILES",
+    "Continuation",
+    "Others",
+    "Predicts",
+    "Profile",
+    "Surface",
+    "profile_for",
+]
 
 PROFILES: Mapping[str, Profile] = MappingProxyType(
     {profile.name: profile for profile in (*CLOUDS, *SERVERS)}

@@ -78,6 +78,28 @@ class Continuation(StrEnum):
     PREFIX = "prefix"  # that message carries prefix: true
 
 
+class Surface(StrEnum):
+    """What an upstream lends itself to in speculation: the ladder's rung to try on it."""
+
+    NONE = "stream"
+    COMPANION = "companion"
+    ONE_SHOT = "one_shot"  # `prediction`: the answer as somebody expects it, sent along
+    PREFIX_FANOUT = "prefix_fanout"  # lists of token ids as prompts, and a prefix cache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predicts:
+    """How a provider takes `prediction`.
+
+    `models` are the prefixes of those that do; () is every model. A request with one of `bars` in
+    its body is refused together with a prediction. `counts`: usage says how much of it held.
+    """
+
+    models: tuple[str, ...] = ()
+    bars: frozenset[str] = frozenset()
+    counts: bool = True
+
+
 class Reasoning(StrEnum):
     """Where a reasoning model's thoughts appear."""
 
@@ -113,6 +135,8 @@ class Profile:
     `embeddings`: what it honours for a model that embeds, which is known by its name (`embedders`),
     since no list of models says so; such a model does nothing else. `base64`: whether it may be
     asked for vectors in that form.
+
+    `surface`: which rung of speculation to try there; `predicts` goes with ONE_SHOT.
     """
 
     name: str
@@ -140,6 +164,8 @@ class Profile:
     embeddings: frozenset[F] = frozenset()
     embedders: tuple[str, ...] = EMBEDDERS
     base64: bool = False
+    surface: Surface = Surface.NONE
+    predicts: Predicts = Predicts()
 
     def features_for(self, model: str) -> frozenset[F]:
         """What this provider honours for one of its models.

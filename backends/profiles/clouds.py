@@ -9,7 +9,14 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from backends.profiles.base import Continuation, Others, Profile, Reasoning
+from backends.profiles.base import (
+    Continuation,
+    Others,
+    Predicts,
+    Profile,
+    Reasoning,
+    Surface,
+)
 from gateway.core.chat import Feature as F
 
 BASIC = frozenset({F.CHAT, F.TOOLS, F.JSON_MODE})
@@ -20,6 +27,7 @@ REPETITION = MappingProxyType({"repeat_penalty": "repetition_penalty"})
 
 OPENAI = Profile(
     # "Chat Completions" and "Prompt caching" of the API reference. Unknown fields are its own 400.
+    # "Predicted Outputs": these models; † the fields that it does not go with.
     name="openai",
     base_url="https://api.openai.com/v1",
     features=BASIC
@@ -30,6 +38,10 @@ OPENAI = Profile(
     embeddings=EMBEDS_TOKENS,
     embedders=("text-embedding-",),
     base64=True,
+    surface=Surface.ONE_SHOT,
+    predicts=Predicts(
+        models=("gpt-4o", "gpt-4.1"), bars=frozenset({"max_completion_tokens", "modalities"})
+    ),
 )
 
 GROQ = Profile(
@@ -50,6 +62,7 @@ GROQ = Profile(
 CEREBRAS = Profile(
     # "OpenAI Compatibility": 400 on both penalties, logit_bias and service_tier. "Prompt Caching":
     # prompt_tokens_details.cached_tokens. prompt_cache_key, verbosity, store: Bifrost's "Cerebras".
+    # "Predicted Outputs": gpt-oss-120b, else on a dedicated endpoint (`strategy: one_shot` then).
     # † `reasoning`.
     name="cerebras",
     base_url="https://api.cerebras.ai/v1",
@@ -59,6 +72,8 @@ CEREBRAS = Profile(
         "verbosity store".split()
     ),
     reasoning=Reasoning.FIELD,
+    surface=Surface.ONE_SHOT,
+    predicts=Predicts(models=("gpt-oss-120b",)),
 )
 
 OPENROUTER = Profile(
@@ -124,6 +139,7 @@ PERPLEXITY = Profile(
 MISTRAL = Profile(
     # "Chat Completion" reference: 422 on any member that it does not name, `stream_options` too;
     # the finishing chunk has usage by itself. An assistant's last message needs prefix: true.
+    # "Predicted outputs": these two models; they do not change the price, and nothing is counted.
     # † the list of what it names; num_cached_tokens; thoughts as parts; the answer has the prefix.
     name="mistral",
     base_url="https://api.mistral.ai/v1",
@@ -141,6 +157,8 @@ MISTRAL = Profile(
     continuation=Continuation.PREFIX,
     embeddings=EMBEDS,
     repeats_prefix=True,
+    surface=Surface.ONE_SHOT,
+    predicts=Predicts(models=("codestral-2501", "mistral-large-2411"), counts=False),
 )
 
 DEEPSEEK = Profile(

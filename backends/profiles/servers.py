@@ -10,7 +10,7 @@ operator knows.
 
 from __future__ import annotations
 
-from backends.profiles.base import Continuation, Others, Profile, Reasoning
+from backends.profiles.base import Continuation, Others, Profile, Reasoning, Surface
 from backends.profiles.clouds import BASIC, EMBEDS, EMBEDS_TOKENS, OLD_LIMIT, REPETITION
 from gateway.core.chat import Feature as F
 
@@ -44,6 +44,7 @@ VLLM = Profile(
     versioned=True,
     embeddings=EMBEDS_TOKENS,
     base64=True,
+    surface=Surface.PREFIX_FANOUT,
 )
 
 SGLANG = Profile(
@@ -172,6 +173,7 @@ COMPANION = Profile(
     health_path="/readyz",
     versioned=True,
     base64=True,
+    surface=Surface.COMPANION,
 )
 
 GENERIC = Profile(

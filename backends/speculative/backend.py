@@ -8,24 +8,31 @@ target over plain HTTP, before the client has seen a byte.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
-from typing import ClassVar, Protocol, cast
+from typing import Annotated, ClassVar, Literal, Protocol, cast
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from backends.base import Health, Options, Resources, part_of
+from backends.base import Backend, Health, Options, Resources, part_of
 from backends.engine.prompts import Vocabulary
 from backends.engine.protocol import MAX_DRAFT, Job
 from backends.http import Clock
 from backends.openai import OWN_DIALECTS, OpenAIBackend
+from backends.openai_options import OpenAIOptions
+from backends.profiles import Profile, Surface
 from backends.speculative.client import NoSession, Session, session_url
 from backends.speculative.controller import Estimates
 from backends.speculative.draft import Drafter
-from backends.speculative.seams import Engine
+from backends.speculative.ladder import Ladder, climb
+from backends.speculative.rung import Rung
+from backends.speculative.seams import Drafting, Engine
 from backends.speculative.session import Fingerprint, Open, Opened
 from backends.speculative.strategies.companion import Answer
+from backends.speculative.strategies.one_shot import OneShot
+from backends.speculative.strategies.prefix_fanout import PrefixFanout
+from gateway.core import quantity
 from gateway.core.chat import ChatRequest, Endpoint, Feature
 from gateway.core.errors import UpstreamBroken
 from gateway.core.events import Event, SpeculationReport, is_content
@@ -55,13 +62,19 @@ DRAFT_TOKENS = 4096
 class SpeculativeOptions(Options):
     """A config entry of kind speculative.
 
-    `draft` and `target` name upstreams of kind llama_cpp and companion. `ahead` bounds the draft's
-    lead. `always` drafts even where it does not pay.
+    `draft` names an upstream of kind llama_cpp (for one_shot any), `target` a companion or another
+    server of OpenAI's wire. `strategy` is how the target is used: auto takes what its kind lends
+    itself to (companion; one_shot for OpenAI, Cerebras and Mistral; prefix_fanout for vLLM),
+    another name is tried on any server, by a probe that costs at most 300 tokens. `ahead` bounds
+    the draft's lead in tokens, `draft_for` what a one_shot draft may take before the target is
+    asked. `always` drafts even where it does not pay.
     """
 
     draft: str
     target: str
+    strategy: Literal["auto", "companion", "one_shot", "prefix_fanout"] = "auto"
     ahead: int = Field(default=8, ge=1, le=MAX_DRAFT)
+    draft_for: Annotated[float, BeforeValidator(quantity.duration), Field(gt=0, le=60)] = 0.5
     always: bool = False
 
 
@@ -96,11 +109,13 @@ class SpeculativeBackend:
         self._name = name
         self._draft = cast(DraftModel, part_of(resources.backends, options.draft, name))
         target = part_of(resources.backends, options.target, name)
-        if not isinstance(target, OpenAIBackend) or target.options.base_url is None:
-            raise ValueError(f"upstream {name!r}: its target must be of kind companion")
+        if not isinstance(target, OpenAIBackend):
+            raise ValueError(f"upstream {name!r}: its target must be a server of OpenAI's wire")
         self._target = target
-        self._url = session_url(target.options.base_url)
         self._clock = clock
+        self._surface = _surface(name, options, target)
+        self._ladder = self._ladder_for(self._surface)
+        self._url = session_url(target.options.base_url or "") if self._ladder is None else ""
         self._resting_until = 0.0
         self._resting_for = ""
         self.estimates = Estimates()
@@ -109,6 +124,27 @@ class SpeculativeBackend:
     def parts(cls, options: Options) -> tuple[str, ...]:
         assert isinstance(options, SpeculativeOptions)
         return options.draft, options.target
+
+    @classmethod
+    def misfits(
+        cls, options: Options, upstreams: Mapping[str, Options]
+    ) -> Iterator[tuple[str, str]]:
+        assert isinstance(options, SpeculativeOptions)
+        draft, target = upstreams.get(options.draft), upstreams.get(options.target)
+        if target is None or draft is None:
+            return
+        if not isinstance(target, OpenAIOptions):
+            yield "target", f"{options.target!r} ({target.kind}) is no server of OpenAI's wire"
+            return
+        surface = _wished(options, target.facts())
+        if surface is Surface.NONE:
+            yield (
+                "target",
+                f"nothing is known of {options.target!r} ({target.kind}) that drafts could use; "
+                "`strategy` tries one, kind review does without",
+            )
+        if surface is not Surface.ONE_SHOT and draft.kind != "llama_cpp":
+            yield "draft", f"{options.draft!r} must be of kind llama_cpp to draft token by token"
 
     @property
     def upstream(self) -> Upstream:
@@ -123,7 +159,8 @@ class SpeculativeBackend:
             kind=options.kind,
             tier=Tier.SPECULATIVE,
             zone=zone,
-            features=target.features & CARRIED,
+            features=target.features & CARRIED if self._ladder is None else target.features,
+            strategy=self._surface.value,
             context=options.context or target.context,
             price=options.price_or_listed() or target.price,
             watts=options.watts or target.watts,
@@ -132,7 +169,17 @@ class SpeculativeBackend:
     async def start(self) -> None:
         """Nothing: the parts start themselves, and a session is opened per answer."""
 
-    async def stream(self, request: ChatRequest, call: Call) -> AsyncGenerator[Event, None]:
+    @property
+    def rung(self) -> Rung | None:
+        """How far the strategy is proved; None for a companion, which says itself what it is."""
+        return None if self._ladder is None else self._ladder.rung
+
+    def stream(self, request: ChatRequest, call: Call) -> AsyncGenerator[Event, None]:
+        if self._ladder is not None:
+            return climb(self._ladder, self.upstream, self._target, request, call)
+        return self._over_session(request, call)
+
+    async def _over_session(self, request: ChatRequest, call: Call) -> AsyncGenerator[Event, None]:
         shown = False
         try:
             answer = await self._begin(request, call)
@@ -162,11 +209,44 @@ class SpeculativeBackend:
         return await self._target.count(request)
 
     async def health(self) -> Health:
-        """The target's: without the draft, answers are the same."""
-        return await self._target.health()
+        """The target's: without the draft, answers are the same. Says how the strategy stands."""
+        health = await self._target.health()
+        if self._ladder is None or not health.ok:
+            return health
+        return replace(health, detail=str(self._ladder.rung))
 
     async def aclose(self) -> None:
-        """Nothing: sessions end with their answers, and the parts close themselves."""
+        """A probe that is running; sessions end with their answers, and the parts themselves."""
+        if self._ladder is not None:
+            await self._ladder.aclose()
+
+    def _ladder_for(self, surface: Surface) -> Ladder | None:
+        """The strategy for what the target lends itself to; None for a companion."""
+        options, clock = self.options, self._clock
+        match surface:
+            case Surface.ONE_SHOT:
+                draft = cast(Backend, self._draft)
+                any_model = options.strategy != "auto"
+                one_shot = OneShot(
+                    draft,
+                    self._target,
+                    budget_s=options.draft_for,
+                    fixed=options.always,
+                    any_model=any_model,
+                    clock=clock,
+                )
+                return Ladder(one_shot, clock=clock)
+            case Surface.PREFIX_FANOUT:
+                fanout = PrefixFanout(
+                    cast(Drafting, self._draft),
+                    self._target,
+                    ahead=options.ahead,
+                    fixed=options.always,
+                    clock=clock,
+                )
+                return Ladder(fanout, clock=clock)
+            case _:
+                return None
 
     async def _begin(self, request: ChatRequest, call: Call) -> Answer:
         """A session that stands, and a drafter on it if drafting is worth a try."""
@@ -235,3 +315,17 @@ class SpeculativeBackend:
             tenant=call.tenant,
         )
         return Drafter(self._draft.engine, job, send=session.draft, clock=self._clock)
+
+
+def _wished(options: SpeculativeOptions, profile: Profile) -> Surface:
+    return profile.surface if options.strategy == "auto" else Surface(options.strategy)
+
+
+def _surface(name: str, options: SpeculativeOptions, target: OpenAIBackend) -> Surface:
+    """What the target is used as. Raises ValueError if nothing is known to work there."""
+    found = _wished(options, target.profile)
+    if found is Surface.NONE:
+        raise ValueError(f"upstream {name!r}: nothing is known of its target that drafts could use")
+    if found is Surface.COMPANION and target.options.base_url is None:
+        raise ValueError(f"upstream {name!r}: its target must be of kind companion")
+    return found

@@ -33,6 +33,32 @@ class Engine(Protocol):
         """Raises a TandemError if the worker cannot take it."""
 
 
+class Tokenizer(Protocol):
+    """A vocabulary at work, without its model: backends.engine.prompts."""
+
+    async def plain(self, text: str, param: str) -> tuple[int, ...]:
+        """A part of a text as ids: nothing is added, and nothing in it is a control token."""
+
+    async def pieces(self, tokens: Sequence[int]) -> tuple[bytes, ...]:
+        """The ids' bytes, b"" for control tokens."""
+
+
+class Drafting(Protocol):
+    """A local model that drafts token by token: LlamaCppBackend."""
+
+    @property
+    def upstream(self) -> Upstream: ...
+
+    @property
+    def engine(self) -> Engine: ...
+
+    @property
+    def vocabulary(self) -> Vocabulary | None: ...
+
+    @property
+    def prompts(self) -> Tokenizer: ...
+
+
 class VerifyEngine(Engine, Protocol):
     @property
     def ready(self) -> Ready | None: ...

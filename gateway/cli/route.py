@@ -134,7 +134,9 @@ def _phases(phases: list[Mapping[str, Any]]) -> list[str]:
 
 
 def _rule(rule: Mapping[str, Any]) -> str:
-    wants = [f"{key} {rule[key]}" for key in ("use", "locality", "min_bits") if key in rule]
+    wants = [
+        f"{key} {rule[key]}" for key in ("use", "locality", "min_bits", "exact") if key in rule
+    ]
     mode = "" if rule["mode"] == "enforce" else f" ({rule['mode']})"
     late = "" if rule.get("decides", True) or mode else " (an earlier one decided)"
     return f"{rule['rule']} matches: {', '.join(wants) or 'nothing else'}{mode}{late}"
@@ -144,7 +146,8 @@ def _describe(each: Mapping[str, Any]) -> str:
     usd, first = each["cost_usd"], each["ttft_ms"]
     price = "price unknown" if usd is None else f"{usd:.6f} USD"
     soon = "" if first is None else f", first token after {first:.0f} ms"
-    return f"{each['upstream']} ({each['tier']}, {each['zone']}, {price}{soon})"
+    how = f", {each['strategy']}" if each["strategy"] else ""
+    return f"{each['upstream']} ({each['tier']}, {each['zone']}, {price}{how}{soon})"
 
 
 def _header(text: str) -> tuple[str, str]:

@@ -104,7 +104,8 @@ class SpeculationReport:
     """How drafting went, once, before the end of a speculative answer.
 
     accepted <= drafted; `rounds` counts target passes; `gain` is the estimated ratio of plain
-    streaming time to this answer's time (above 1 is faster).
+    streaming time to this answer's time (above 1 is faster). `verified` is what the target read and
+    wrote to verify drafts, where that is more than the answer's usage says.
     """
 
     strategy: str
@@ -112,6 +113,7 @@ class SpeculationReport:
     accepted: int = 0
     rounds: int = 0
     gain: float | None = None
+    verified: Usage | None = None
     frame: bytes | None = None
 
 
@@ -142,8 +144,9 @@ class Answered:
 class PartReport:
     """Of a combined backend: how an attempt at a part that does not answer to the end ended.
 
-    `result` is failed, empty, cancelled or cut; `cost_usd` what it costs all the same, None if
-    nobody knows. Who was cut has said the beginning of the answer, and `usage` is its share.
+    `result` is failed, empty, cancelled or cut, or ok for one that only helped; `cost_usd` what it
+    costs all the same, None if nobody knows. Who was cut has said the beginning of the answer, and
+    `usage` is its share.
     """
 
     upstream: str

@@ -97,7 +97,9 @@ class RecordDraft:
     cache hit saved; `cost_estimated` says that it rests on guessed tokens or joules; `ignored` are
     request fields that did not reach the model or do nothing there. `found` are the kinds of
     private data that its detector saw; `others` are those that could have answered, if there was a
-    choice, in the route's order; `observed` are rules that would have matched. `continued`: so
+    choice, in the route's order; `observed` are rules that would have matched. `strategy`: how the
+    answer was begun, where drafts are used; `approximate`: it need not be the model's own.
+    `continued`: so
     often somebody else went on with an answer that was cut.
     """
 
@@ -119,6 +121,7 @@ class RecordDraft:
     attempts: tuple[Attempt, ...] = ()
     usage: Usage = Usage()
     continued: int = 0
+    approximate: bool = False
     finish_reason: str | None = None
     outcome: str = "internal"
     error: str | None = None
@@ -137,6 +140,7 @@ class RecordDraft:
     found: tuple[str, ...] = ()
     others: tuple[Upstream, ...] = ()
     observed: tuple[str, ...] = ()
+    strategy: str = ""
     speculation: dict[str, Any] | None = None
     cascade: dict[str, Any] | None = None
 
@@ -169,6 +173,7 @@ class ExchangeRecord(NamedTuple):
     attempts: tuple[Attempt, ...]
     usage: Usage
     continued: int
+    approximate: bool
     finish_reason: str | None
     outcome: str
     error: str | None

@@ -103,7 +103,8 @@ class Upstream:
     as ignored. `honours` are the fields that have an effect there, None where nobody knows them
     all; `ignores` are fields that have none. `bits` is what a weight takes in the model's file,
     None where nobody says. `continues`: the kinds of answer that it goes on with once somebody else
-    has begun them (`ChatRequest.continues`).
+    has begun them (`ChatRequest.continues`). `strategy` is how it drafts, "" if it does not.
+    `approximate`: what it says need not be what its model would have said by itself (DESIGN 2.5).
     """
 
     name: str
@@ -123,6 +124,8 @@ class Upstream:
     ignores: frozenset[str] = frozenset()
     bits: float | None = None
     continues: frozenset[Endpoint] = frozenset()
+    strategy: str = ""
+    approximate: bool = False
 
     def cost_of(self, usage: Usage, joules: float | None = None) -> float | None:
         """USD for one answer, or None if it is not known: never silently zero.

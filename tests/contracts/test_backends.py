@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -31,6 +31,7 @@ from gateway.core.registry import load
 from gateway.core.routing import Upstream, Zone
 from gateway.dialects.openai_chat import OpenAIChat
 from tests.conftest import local_engine_missing
+from tests.fakes.reviewing import Reviewer
 from tests.fakes.serving import serving
 
 SSE = (
@@ -133,6 +134,13 @@ async def cascading(kind: str) -> AsyncIterator[Backend]:
         yield build(kind, Resources(backends=parts), draft="draft", strong="target")
 
 
+@asynccontextmanager
+async def reviewed(kind: str) -> AsyncIterator[Backend]:
+    async with over_http("openai") as draft:
+        parts = {"draft": draft, "target": cast(Backend, Reviewer())}
+        yield build(kind, Resources(backends=parts), draft="draft", target="target")
+
+
 def build(kind: str, resources: Resources, **options: Any) -> Backend:
     cls = load(BACKENDS, kind, what="kind")
     return cls(kind, cls.options_model(kind=kind, **options), resources)  # type: ignore[no-any-return]
@@ -144,6 +152,7 @@ HARNESS: dict[str, Callable[[str], AbstractAsyncContextManager[Backend]]] = {
     "cascade": cascading,
     "continuation": going_on,
     "race": racing,
+    "review": reviewed,
     "speculative": speculating,
 }
 LOCAL = {"cascade", "llama_cpp", "speculative"}

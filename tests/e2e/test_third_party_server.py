@@ -39,6 +39,17 @@ upstreams:
     model: theirs
     api_key: "${{THEIR_KEY}}"
     price: {{input: 0.5, output: 1.5, as_of: "2026-11"}}
+  flat:
+    kind: openai
+    zone: public
+    base_url: "http://127.0.0.1:{port}/v1"
+    model: theirs
+    api_key: "${{THEIR_KEY}}"
+    price: {{flat: true}}
+    extra_features: [echo]
+  metered: {{kind: speculative, draft: draft, target: theirs, strategy: prefix_fanout}}
+  fanned: {{kind: speculative, draft: draft, target: flat, strategy: prefix_fanout, always: true}}
+  shot: {{kind: speculative, draft: draft, target: flat, strategy: one_shot, always: true}}
 models:
   smart: {{candidates: [theirs, draft]}}
 rules:
@@ -156,3 +167,48 @@ def test_falls_back_to_local_when_the_cloud_dies(theirs: int, tmp_path: Path) ->
     assert answer.status_code == 200
     assert answer.headers["x-tandem-reason"] == "fallback"
     assert answer.headers["x-tandem-tier"] == "local"
+
+
+def test_its_echo_is_the_prompt_and_then_the_answer(ours: Serving) -> None:
+    """What a server says again stands before what it says: the answer is what is left."""
+    body = {"model": "flat", "prompt": "import os", "max_tokens": 8, "temperature": 0}
+    with ours.client() as http:
+        plain = http.post("/v1/completions", json=body).json()["choices"][0]["text"]
+        echoed = http.post("/v1/completions", json={**body, "echo": True}).json()
+    assert echoed["choices"][0]["text"] == f"import os{plain}"
+
+
+@pytest.mark.parametrize("pair", ["fanned", "shot"])
+def test_no_rung_is_used_that_it_does_not_bear(ours: Serving, pair: str) -> None:
+    """It has no /tokenize of vLLM's and counts no predictions: each probe finds out, by itself, and
+    the pair's answers are the server's own throughout."""
+    messages = [{"role": "user", "content": "What is Tandem?"}]
+    body = {"messages": messages, "max_tokens": 16, "temperature": 0}
+    fresh = {"cache-control": "no-store"}
+    with ours.client(headers=fresh) as http:
+
+        def said(model: str) -> tuple[str, str]:
+            found = http.post("/v1/chat/completions", json={**body, "model": model})
+            assert found.status_code == 200, found.text
+            text: str = found.json()["choices"][0]["message"]["content"]
+            return text, found.headers.get("x-tandem-spec", "")
+
+        plain, _ = said("flat")
+        first, how = said(pair)
+        assert (first, how.partition(";acc")[0]) == (plain, "stream;probing")
+        deadline = time.monotonic() + 60
+        while (state := http.get(f"/v1/models/{pair}").json()["speculation"])["state"] == "probing":
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert state["state"] == "dropped"
+        again, how = said(pair)
+        assert (again, how.partition(";acc")[0]) == (plain, f"stream;{state['reason']}")
+
+
+def test_where_prompts_are_billed_nothing_is_tried(ours: Serving) -> None:
+    """A metered server is asked plainly and never probed."""
+    body = {"model": "metered", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+    with ours.client() as http:
+        found = http.post("/v1/chat/completions", json=body)
+        assert found.headers["x-tandem-spec"].startswith("stream;metered")
+        assert http.get("/v1/models/metered").json()["speculation"]["state"] == "unproved"

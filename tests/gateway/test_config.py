@@ -403,8 +403,8 @@ def test_the_example_loads() -> None:
     path = Path(__file__).parents[2] / "deploy" / "gateway.example.yaml"
     env = {"GROQ_API_KEY": "gsk_x", "COMPANION_KEY": "tdm-x"}
     config = load(path, env)
-    names = ["coder-local", "notes-index", "groq-70b", "gpu-box", "gpu-companion", "pair", "quick"]
-    names += ["steady", "thrifty"]
+    names = ["coder-local", "notes-index", "groq-70b", "gpt", "gpu-box", "gpu-companion", "pair"]
+    names += ["box-fanned", "gpt-predicted", "groq-reviewed", "quick", "steady", "thrifty"]
     assert list(config.upstreams) == names
     assert config.build_order.index("pair") > config.build_order.index("gpu-companion")
     assert config.aliases["auto"].candidates == ("coder-local", "pair", "groq-70b")
