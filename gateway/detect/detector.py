@@ -29,7 +29,7 @@ from gateway.privacy import FAILED, HOOK, NOTHING, OPAQUE, Findings
 logger = logging.getLogger("tandem.detect")
 
 INLINE_BYTES = 2048
-"""So much is scanned at once: 40 us. More goes to a thread, which costs 60 us to reach."""
+"""So much is scanned at once, in 100 us at most. More goes to a thread, which takes as long."""
 THREADS = 2
 MAX_UNITS = 100_000
 
