@@ -44,11 +44,11 @@ from gateway.metrics import (
     ResidentVitals,
     Vitals,
 )
-from gateway.paces import Paces
 from gateway.pipeline import Pipeline
 from gateway.record import JsonLog, RecordStore
 from gateway.server import App
 from gateway.tightened import Tightened
+from gateway.token_pace import TokenPaces
 
 if TYPE_CHECKING:
     from gateway.cache.memory import MemoryCache
@@ -77,7 +77,7 @@ class Gateway:
         self.admission = Admission(MAX_INSIDE)
         self.records = RecordStore()
         self.decisions = Decisions()
-        self.paces = Paces()
+        self.paces = TokenPaces()
         self.memory, self.redis, self._cache = _caches(config)
         self.metrics = Metrics(
             models=config.aliases, upstreams=config.upstreams, vitals=self._vitals

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from backends.base import ZoneName
+from gateway.config_balance import Balance
 from gateway.core import quantity
 from gateway.core.routing import Zone
 
@@ -94,13 +95,15 @@ class Server(Section):
 class Alias(Section):
     """A model name that stands for several upstreams, in the operator's order.
 
-    `min_bits` takes out what is known to have fewer bits a weight.
+    `min_bits` takes out what is known to have fewer bits a weight. `balance` are the groups of
+    candidates that share the load; None: those that are the same in all that matters.
     """
 
     candidates: Annotated[Names, Field(min_length=1)]
     policy: Annotated[Names, Field(min_length=1)] = ("rules", "static")
     deadline: Duration | None = None
     min_bits: Annotated[float, Field(ge=0, le=64)] | None = None
+    balance: Balance = None
 
 
 class Memory(Section):

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from backends.base import Choosy, Options
 from gateway.config_aliases import default_aliases
+from gateway.config_balance import balance_flaws
 from gateway.config_privacy import Privacy, unknown_kinds
 from gateway.config_sections import Alias, CacheSection, Key, Memory, Server
 from gateway.core.exchange import Caller
@@ -192,6 +193,7 @@ class _Validation:
             aliases[name] = alias
             self._unknown(alias.candidates, named, (*path, "candidates"), "upstream")
             self._unknown(alias.policy, POLICIES, (*path, "policy"), "policy")
+            self.flaws += balance_flaws(entry.get("balance"), alias.candidates, path)
         for name, candidates in default_aliases(upstreams).items():
             if name not in own and name not in named:
                 aliases[name] = Alias(candidates=candidates)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from gateway.balancer import Balanced
 from gateway.core.chat import ChatRequest, Usage
 from gateway.core.errors import TandemError
 from gateway.core.exchange import Exchange
@@ -52,6 +53,7 @@ async def explain(
         "error": None if error is None else {"code": error.code, "message": error.message},
         "phases": _phases(planner, exchange, trace, rejected, plan),
         "candidates": _candidates(trace, plan, rejected, usage, pace),
+        "balanced": [] if plan is None or plan.balanced is None else _groups(plan.balanced),
         "assumed": {
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
@@ -91,7 +93,28 @@ def _decision(plan: Plan) -> dict[str, Any]:
         "rule": route.rule,
         "score": route.score,
         "worth": dict(route.worth),
+        "balance": None if plan.balanced is None else route.balance,
     }
+
+
+def _groups(balanced: Balanced) -> list[list[dict[str, Any]]]:
+    """Those that stand equal, each group with its best member first."""
+    groups = []
+    for group in balanced.groups:
+        total = sum(member.weight for member in group)
+        groups.append(
+            [
+                {
+                    "upstream": member.name,
+                    "share": member.weight / total,
+                    "in_flight": member.candidate.in_flight,
+                    "warm_tokens": member.warm,
+                    "cost_ms": _ms(member.cost_s),
+                }
+                for member in group
+            ]
+        )
+    return groups
 
 
 def _phases(

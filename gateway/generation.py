@@ -20,6 +20,7 @@ from backends.http import default_transport
 from backends.speculative.seams import Ended
 from gateway.admin import AdminParts, admin_app
 from gateway.admission import Admission
+from gateway.balancer import Balancer
 from gateway.cache.base import Cache
 from gateway.companion import CompanionEndpoint, resolver
 from gateway.config import Config
@@ -39,7 +40,6 @@ from gateway.explain import explain
 from gateway.fleet import Fleet
 from gateway.limits.keys import Keys, is_loopback
 from gateway.limits.local_origin import LocalOrigin
-from gateway.paces import Paces
 from gateway.pipeline import Pipeline
 from gateway.plan import Alias, Plan, Planner, Rulebook
 from gateway.privacy import Detector
@@ -47,6 +47,7 @@ from gateway.record import RecordStore
 from gateway.server import App, ProxyServer, Receive, Scope, Send
 from gateway.settle import Energy
 from gateway.tightened import Tightened
+from gateway.token_pace import TokenPaces
 from router_policies.base import Mode
 from router_policies.chain import build as build_policy
 from router_policies.pin import PinPolicy
@@ -64,7 +65,7 @@ class Shared:
     energy: Energy
     record: Callable[[ExchangeRecord], None]
     decisions: Decisions
-    paces: Paces
+    paces: TokenPaces
     conversations: Conversations
     tightened: Tightened
     session_ended: Callable[[Ended], None]
@@ -82,12 +83,15 @@ class Generation:
         self.backends: dict[str, Backend] = build_backends(config, shared.resources, kept)
         known = before.fleet if before else None
         self.fleet: Fleet = Fleet(self.backends, time.monotonic, known)
+        self.balancer: Balancer = before.balancer if before else Balancer()
         self.keys = Keys(config.callers)
         self.detector = detector(config)
         self.pipeline = Pipeline(
             fleet=self.fleet,
             planner=Planner(
-                self.fleet, rulebook(config, self.detector, shared.conversations, shared.tightened)
+                self.fleet,
+                rulebook(config, self.detector, shared.conversations, shared.tightened),
+                self.balancer,
             ),
             admission=shared.admission,
             cache=shared.cache,
@@ -277,6 +281,7 @@ def rulebook(
             deadline_s=alias.deadline,
             min_bits=alias.min_bits,
             conversations=conversations if "sticky" in alias.policy else None,
+            groups=alias.balance,
         )
         for name, alias in config.aliases.items()
     }
@@ -300,6 +305,7 @@ def rulebook(
         min_bits=bits,
         exact=by_rule_exact,
         reach=config.reach,
+        led={rule.name: rule.use for rule in config.rules if rule.use is not None},
         headers=config.rule_headers,
         default_zone=config.privacy.default,
         epoch=hashlib.sha256(repr((config.aliases, config.rules)).encode()).hexdigest()[:16],

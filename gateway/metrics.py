@@ -51,6 +51,7 @@ REASONS = frozenset(
     "none pin rule static learned sticky fallback budget capacity locality cache".split()
 )
 FINDINGS = frozenset("keys cards iban email phone hosts opaque hook failed".split())
+BALANCES = frozenset({"warm", "load", "only"})
 LOOKUPS = frozenset("hit miss stale bypass error".split())
 
 # Every promise about latency has its number on an edge (operations.md 1.2).
@@ -188,6 +189,7 @@ class Metrics:
                 self._fallbacks.inc(upstream, kind)
         if record.decide_s is not None:
             self._decisions.inc(_known(record.reason, REASONS), tier)
+            self._balance.inc(_known(record.balance, BALANCES))
             self._overhead.see("pre", seconds=record.decide_s)
             self._lookups.inc("exact", _known(record.cache, LOOKUPS))
 
@@ -333,6 +335,12 @@ class Metrics:
             "Requests in which the privacy detector saw this kind.",
             ("kind",),
             limit=16,
+        )
+        self._balance = counter(
+            "tandem_balance_choices_total",
+            "How the first upstream was picked among its equals: warm, load, or the only one.",
+            ("choice",),
+            limit=3,
         )
         self._lookups = counter(
             "tandem_cache_lookups_total", "Response cache lookups.", ("kind", "result"), limit=12

@@ -51,6 +51,7 @@ class Opened:
     trial: Trial
     started: float
     stream: AsyncGenerator[Event, None]
+    ttft_s: float = 0.0
     held: list[Event] = field(default_factory=list)
 
     async def until_content(self) -> None:
@@ -188,6 +189,7 @@ class Pipeline:
             self._note_upstream(exchange, draft, opened, fell_back=last is not None)
             if plan.conversation is not None:
                 plan.conversation.served_by(upstream.name)
+            self.planner.balancer.begun(plan.balanced, upstream.name)
             return opened
         raise last or Unavailable(
             "Every upstream for this request is resting after failures.",
@@ -240,6 +242,10 @@ class Pipeline:
                 seconds=seconds,
                 energy=self._energy,
             )
+            if not draft.continued:
+                self.planner.balancer.ended(
+                    plan.balanced, opened.upstream.name, draft.usage, opened.ttft_s
+                )
             self._close(draft, exchange, permit, error)
             await opened.stream.aclose()
         # Two upstreams' answer is not what either would have said: nobody else shall get it.
@@ -334,6 +340,7 @@ class Pipeline:
     def _note_plan(self, draft: RecordDraft, plan: Plan, exchange: Exchange) -> None:
         route = plan.route
         draft.reason, draft.rule, draft.score = route.reason, route.rule, route.score
+        draft.balance = route.balance
         draft.decide_s = self._clock() - exchange.arrived
         if self._decided is not None:
             self._decided(exchange, plan)
@@ -350,7 +357,8 @@ class Pipeline:
         self, exchange: Exchange, draft: RecordDraft, opened: Opened, *, fell_back: bool
     ) -> None:
         upstream, now = opened.upstream, self._clock()
-        opened.trial.first_content(now - opened.started)
+        opened.ttft_s = now - opened.started
+        opened.trial.first_content(opened.ttft_s)
         draft.ttft_s = now - exchange.arrived
         draft.upstream = upstream.name
         parts = (event.upstream for event in opened.held if isinstance(event, Answered))

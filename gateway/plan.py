@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from gateway.balance import Groups
+from gateway.balancer import Balanced, Balancer
 from gateway.conversations import Conversation, Conversations
 from gateway.core.chat import ChatRequest
 from gateway.core.errors import TandemError, Unavailable
@@ -35,7 +37,8 @@ from router_policies.facts import facts as facts_of
 class Alias:
     """A model name that stands for several upstreams, and how to choose among them.
 
-    `conversations` are there if its policy wants to know who answered last.
+    `groups` are those that stand equal, with their weights; None: who is the same in all that
+    matters (balance.py). `conversations` are there if its policy wants to know who answered last.
     """
 
     candidates: tuple[str, ...]
@@ -43,6 +46,7 @@ class Alias:
     deadline_s: float | None = None
     min_bits: float | None = None
     conversations: Conversations | None = None
+    groups: Groups | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +55,8 @@ class Rulebook:
 
     `epoch` changes with it, so that no answer kept under other rules is served. `headers` are the
     request headers that rules look at; `locality`, `min_bits`, `exact` and `reach` are the rules'
-    say before routing. `rules` are all of them, for explanations; `observed` names those that only
-    look on, if there are any.
+    say before routing; `led` is what each `use:` rule leads to, by its name. `rules` are all of
+    them, for explanations; `observed` names those that only look on, if there are any.
     """
 
     aliases: Mapping[str, Alias]
@@ -61,6 +65,7 @@ class Rulebook:
     reach: Callable[[str | None, Facts, tuple[str, ...]], tuple[str, ...]]
     min_bits: Callable[[Facts], float | None] = lambda facts: None
     exact: Callable[[Facts], bool] = lambda facts: False
+    led: Mapping[str, str] = field(default_factory=dict)
     headers: frozenset[str] = frozenset()
     default_zone: Zone = Zone.PUBLIC
     epoch: str = ""
@@ -84,6 +89,7 @@ class Plan:
     facts: Facts
     route: Route
     counted: Mapping[str, int]
+    balanced: Balanced | None = None
     conversation: Conversation | None = None
 
 
@@ -108,8 +114,9 @@ class Trace:
 class Planner:
     """Plans for one configuration over one fleet. Holds no request's state."""
 
-    def __init__(self, fleet: Fleet, rulebook: Rulebook) -> None:
+    def __init__(self, fleet: Fleet, rulebook: Rulebook, balancer: Balancer | None = None) -> None:
         self.rulebook = rulebook
+        self.balancer = balancer or Balancer()
         self._fleet = fleet
 
     async def plan(self, exchange: Exchange, trace: Trace | None = None) -> Plan:
@@ -169,6 +176,9 @@ class Planner:
             raise Unavailable("No policy made a choice.", code="no_route")
         if rejected:
             route = replace(route, rejected=(*rejected, *route.rejected))
+        balanced = None
+        if alias is not None and len(route.candidates) > 1:
+            route, balanced = self._balance(route, exchange, zone, alias)
         return Plan(
             zone=zone,
             reach=self._fleet.within(zone),
@@ -176,6 +186,22 @@ class Planner:
             route=route,
             counted=counted,
             conversation=conversation,
+            balanced=balanced,
+        )
+
+    def _balance(
+        self, route: Route, exchange: Exchange, zone: Zone, alias: str
+    ) -> tuple[Route, Balanced | None]:
+        """Equals in their best order. A rule that leads to one upstream has the first place."""
+        book = self.rulebook
+        led = alias if route.rule is None else book.led.get(route.rule, alias)
+        return self.balancer.order(
+            route,
+            exchange.request,
+            tenant=exchange.caller.tenant,
+            zone=zone,
+            groups=book.aliases[led if led in book.aliases else alias].groups,
+            begin=0 if led in book.aliases and route.reason != "sticky" else 1,
         )
 
     async def _count(

@@ -57,6 +57,7 @@ def to_json(record: ExchangeRecord) -> dict[str, Any]:
         "reason": record.reason,
         "rule": record.rule,
         "score": record.score,
+        "balance": record.balance,
         "cache": record.cache,
         "attempts": [
             {"upstream": each.upstream, "result": each.result, "ms": _ms(each.seconds)}

@@ -93,6 +93,8 @@ def _lines(told: Mapping[str, Any]) -> list[str]:
     why = decision["reason"] + (f" ({decision['rule']})" if decision["rule"] else "")
     if decision["score"] is not None:
         why += f", score {decision['score']:.3f}"
+    if decision["balance"] is not None:
+        why += f", balanced by {decision['balance']}"
     shown = [
         f"model     {told['model']}",
         f"zone      {told['zone']}",
@@ -107,6 +109,7 @@ def _lines(told: Mapping[str, Any]) -> list[str]:
         else:
             word = "goes to" if each["place"] == 1 else "then to"
             shown.append(f"{word:<9} {_describe(each)}")
+    shown += [f"balanced  {_balanced(group)}" for group in told["balanced"]]
     shown += ["", *_phases(told["phases"]), ""]
     shown += [f"rule      {_rule(each)}" for each in told["rules"]]
     shown.append("facts     " + ", ".join(f"{k}={v}" for k, v in told["facts"].items()))
@@ -140,6 +143,15 @@ def _rule(rule: Mapping[str, Any]) -> str:
     mode = "" if rule["mode"] == "enforce" else f" ({rule['mode']})"
     late = "" if rule.get("decides", True) or mode else " (an earlier one decided)"
     return f"{rule['rule']} matches: {', '.join(wants) or 'nothing else'}{mode}{late}"
+
+
+def _balanced(group: list[Mapping[str, Any]]) -> str:
+    """The group, best member first: what each costs now, and what of the prompt it knows."""
+    return "; ".join(
+        f"{each['upstream']} (share {each['share']:.0%}, {each['in_flight']} in flight,"
+        f" {each['warm_tokens']:.0f} tokens warm, cost {each['cost_ms']:.0f} ms)"
+        for each in group
+    )
 
 
 def _describe(each: Mapping[str, Any]) -> str:

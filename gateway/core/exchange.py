@@ -117,6 +117,7 @@ class RecordDraft:
     reason: str = "none"
     rule: str | None = None
     score: float | None = None
+    balance: str = "only"
     cache: str = "bypass"
     attempts: tuple[Attempt, ...] = ()
     usage: Usage = Usage()
@@ -169,6 +170,7 @@ class ExchangeRecord(NamedTuple):
     reason: str
     rule: str | None
     score: float | None
+    balance: str
     cache: str
     attempts: tuple[Attempt, ...]
     usage: Usage

@@ -185,7 +185,9 @@ class Route:
 
     `reason` is one of a closed list (pin, rule, static, learned, sticky, …); `rule` names the rule
     that decided, if one did. `worth`: what each upstream is to the policy that ranked them, as
-    quality less what it costs; empty where the order has no measure.
+    quality less what it costs; empty where the order has no measure. `balance` says how the first
+    was picked among its equals: `warm` (it knows the prompt's beginning), `load`, or `only` where
+    it has none.
     """
 
     candidates: tuple[Candidate, ...]
@@ -193,4 +195,5 @@ class Route:
     rule: str | None = None
     score: float | None = None
     worth: Mapping[str, float] = field(default_factory=dict)
+    balance: str = "only"
     rejected: tuple[Rejection, ...] = field(default=())

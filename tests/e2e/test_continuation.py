@@ -42,7 +42,7 @@ upstreams:
   whole: {kind: continuation, of: [one, two]}
   mixed: {kind: continuation, of: [one, other]}
 models:
-  auto: {candidates: [one, two]}
+  auto: {candidates: [one, two], balance: off}
 """
 BEGINNING = (role(), chunk("Grüße"), chunk(" aus "))
 REST = (role(), chunk(" der"), chunk(" Ferne 🦆"), finish(), usage(9, 4), DONE)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
 from typing import Any
 
 from gateway.admission import Admission
+from gateway.balance import Groups
+from gateway.balancer import Balancer
 from gateway.cache.memory import MemoryCache
 from gateway.core.chat import ChatRequest, Endpoint, Feature, Message, Sampling
 from gateway.core.events import collect
@@ -35,6 +38,8 @@ class Harness:
         cache: bool = False,
         limit: int = 4,
         clock: Callable[[], float] | None = None,
+        groups: Groups | None = None,
+        seed: int = 1,
     ) -> None:
         self.backends = {backend.upstream.name: backend for backend in backends}
         self.records: list[ExchangeRecord] = []
@@ -43,7 +48,9 @@ class Harness:
         self.admission = Admission(limit=limit)
         names = tuple(self.backends)
         rulebook = Rulebook(
-            aliases={"auto": Alias(candidates=names, policy=StaticPolicy(Settings()))},
+            aliases={
+                "auto": Alias(candidates=names, policy=StaticPolicy(Settings()), groups=groups)
+            },
             pin=PinPolicy(),
             locality=lambda facts: None,
             reach=lambda alias, facts, names: names,
@@ -52,7 +59,7 @@ class Harness:
         self.fleet = Fleet(self.backends, clock)
         self.pipeline = Pipeline(
             fleet=self.fleet,
-            planner=Planner(self.fleet, rulebook),
+            planner=Planner(self.fleet, rulebook, Balancer(clock, random.Random(seed))),
             admission=self.admission,
             cache=MemoryCache(wall=lambda: self.now) if cache else None,
             record=self.records.append,

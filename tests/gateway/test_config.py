@@ -403,8 +403,9 @@ def test_the_example_loads() -> None:
     path = Path(__file__).parents[2] / "deploy" / "gateway.example.yaml"
     env = {"GROQ_API_KEY": "gsk_x", "COMPANION_KEY": "tdm-x"}
     config = load(path, env)
-    names = ["coder-local", "notes-index", "groq-70b", "gpt", "gpu-box", "gpu-companion", "pair"]
-    names += ["box-fanned", "gpt-predicted", "groq-reviewed", "quick", "steady", "thrifty"]
+    names = ["coder-local", "notes-index", "groq-70b", "gpt", "gpu-box", "gpu-box-2"]
+    names += ["gpu-companion", "pair", "box-fanned", "gpt-predicted", "groq-reviewed", "quick"]
+    names += ["steady", "thrifty"]
     assert list(config.upstreams) == names
     assert config.build_order.index("pair") > config.build_order.index("gpu-companion")
     assert config.aliases["auto"].candidates == ("coder-local", "pair", "groq-70b")
@@ -483,3 +484,48 @@ memory: {budget: 2GiB, min_stay: 0}
         loads(text.replace("5m", "soon"), env={})
     [problem] = caught.value.problems
     assert (problem.line, problem.path) == (3, "upstreams.a.keep_alive")
+
+
+BALANCED = (
+    "upstreams: {a: {kind: openai}, b: {kind: openai}, c: {kind: openai}, d: {kind: openai}}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "groups"),
+    [
+        ("auto", None),
+        ("off", ()),
+        ("[a, b]", ({"a": 1.0, "b": 1.0},)),
+        ("{a: 2, b: 0.5}", ({"a": 2.0, "b": 0.5},)),
+        ("[[a, b], {c: 3, d: 1}]", ({"a": 1.0, "b": 1.0}, {"c": 3.0, "d": 1.0})),
+    ],
+)
+def test_balance_has_five_forms(said: str, groups: object) -> None:
+    """Found by themselves, not at all, in equal shares, by weight, or several groups."""
+    text = f"models: {{m: {{candidates: [a, b, c, d], balance: {said}}}}}"
+    assert read(BALANCED + text).aliases["m"].balance == groups
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (
+            "[a, bb]",
+            "3:7: models.m.balance[1]: 'bb' is not among the candidates; did you mean 'b'?",
+        ),
+        ("{a: 1, dd: 2}", "3:10: models.m.balance.dd: 'dd' is not among the candidates; did you"),
+        ("[[a, b], [b, c]]", "3:13: models.m.balance[1][0]: 'b' is in a group already"),
+        ("[a]", "3:3: models.m.balance: a group to balance has at least two candidates"),
+        ("{a: 0, b: 1}", "3:3: models.m.balance: a weight is a number from 0.001 to 1000"),
+        ("{a: x, b: 1}", "3:3: models.m.balance: a weight is a number from 0.001 to 1000"),
+        ("even", "3:3: models.m.balance: balance is auto, off, a list of candidates"),
+        ("[[a, b], 3]", "3:3: models.m.balance: balance is auto, off, a list of candidates"),
+        ("3", "3:3: models.m.balance: balance is auto, off, a list of candidates"),
+    ],
+)
+def test_a_wrong_balance_is_told_with_its_place(said: str, expected: str) -> None:
+    """A name that is no candidate, a lonely group, a weight of nothing: each at its line."""
+    text = f"models: {{m: {{candidates: [a, b, c, d], balance:\n  {said}}}}}"
+    (problem,) = problems(BALANCED + text)
+    assert problem.startswith(expected)

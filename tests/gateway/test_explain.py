@@ -15,7 +15,7 @@ from gateway.decisions import Decisions
 from gateway.explain import explain
 from gateway.ledger import counterfactual
 from gateway.metrics import Metrics
-from gateway.paces import Paces
+from gateway.token_pace import TokenPaces
 from router_policies.base import Mode, Rule
 from router_policies.conditions import ALWAYS
 from tests.fakes.faults import ok
@@ -144,7 +144,7 @@ def test_the_others_have_their_price_and_time() -> None:
         assert trial is not None
         trial.first_content(0.5)
         trial.end(None)
-        paces = Paces()
+        paces = TokenPaces()
         paces.see(replace(draft(), upstream="dear", inter_token_s=0.01).freeze())
         return await explain(harness.pipeline.planner, exchange(), paces.of)
 

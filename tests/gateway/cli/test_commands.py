@@ -83,6 +83,21 @@ def test_explain_shows_the_error_a_client_would_get(tmp_path: Path) -> None:
     assert tandem("route", "explain", "-c", path, given="{", KEY="k").returncode == 2
 
 
+def test_explain_shows_who_shares_the_load(tmp_path: Path) -> None:
+    """A balanced group is shown with each one's share, and how the first was picked."""
+    text = """
+upstreams:
+  one: {kind: vllm, base_url: "http://127.0.0.1:1/v1", model: m}
+  two: {kind: vllm, base_url: "http://127.0.0.1:2/v1", model: m}
+models: {smart: {candidates: [one, two], balance: {one: 3, two: 1}}}
+"""
+    done = tandem("route", "explain", "-c", config(tmp_path, text), given=request(model="smart"))
+    assert "decided   static, balanced by load" in done.stdout, done.stderr
+    (group,) = [line for line in done.stdout.splitlines() if line.startswith("balanced")]
+    assert "one (share 75%, 0 in flight, 0 tokens warm" in group
+    assert "two (share 25%" in group
+
+
 def test_explain_needs_no_configuration() -> None:
     """Without a file it explains what zero configuration would do."""
     done = tandem("route", "explain", given=request(model="auto"))

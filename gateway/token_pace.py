@@ -9,7 +9,7 @@ MOST = 1024
 """Upstreams; a configuration has fewer, but reloads may bring ever new names."""
 
 
-class Paces:
+class TokenPaces:
     """A moving average of the seconds between two tokens, by upstream."""
 
     def __init__(self) -> None:
