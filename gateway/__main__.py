@@ -8,7 +8,7 @@ from importlib import import_module
 
 from gateway import __version__
 
-COMMANDS = ("serve", "demo", "models", "bench", "route", "config", "keys")
+COMMANDS = ("serve", "demo", "models", "bench", "route", "router", "config", "keys")
 """Subcommands: one module each in gateway/cli, loaded on every call since each is small."""
 
 

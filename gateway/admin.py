@@ -142,6 +142,14 @@ def admin_app(parts: AdminParts) -> App:
             body, content_type = await asyncio.to_thread(parts.render_metrics, accept)
             return Response(body, media_type=content_type)
 
+        @app.get("/v1/router")
+        async def router(request: Request) -> dict[str, Any]:
+            """What the learned policy keeps, alias by alias: its share, its cap, its shadow."""
+            caller(request)
+            aliases = parts.aliases.items()
+            states = {n: a.assessor.state() for n, a in aliases if a.assessor is not None}
+            return {"object": "router", "aliases": states}
+
     _describe_proxy(app)
     return _identified(app)
 

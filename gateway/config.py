@@ -17,6 +17,7 @@ from backends import BACKENDS
 from backends.base import Options
 from gateway.config_privacy import Privacy
 from gateway.config_references import References
+from gateway.config_router import Router
 from gateway.config_sections import Alias, CacheSection, Memory, Server
 from gateway.config_validation import validate
 from gateway.config_yaml import Place, parse
@@ -72,6 +73,7 @@ class Config:
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     privacy: Privacy = field(default_factory=Privacy)
+    router: Router = field(default_factory=Router)
     memory: Memory = field(default_factory=Memory)
     cache: CacheSection = field(default_factory=CacheSection, repr=False)
     callers: Mapping[str, Caller] = field(default_factory=dict)
@@ -89,7 +91,12 @@ class Config:
     def policy_settings(self) -> Settings:
         """What policies are built with."""
         names = {name: alias.candidates for name, alias in self.aliases.items()}
-        return Settings(rules=self.rules, aliases=names)
+        return Settings(
+            rules=self.rules,
+            aliases=names,
+            abilities=self.router.abilities,
+            novelty_limit=self.router.novelty_limit,
+        )
 
     @cached_property
     def rule_headers(self) -> frozenset[str]:
@@ -140,7 +147,7 @@ def loads(
     if document.value is not None or not placed:
         references = References(env=env, folder=folder)
         raw = references.expand(document.value)
-        fields, flaws = validate({} if raw is None else raw, kinds)
+        fields, flaws = validate({} if raw is None else raw, kinds, folder)
         # What a reference left unresolved is also wrong in its place; one report is enough.
         broken = {flaw.path for flaw in references.flaws}
         flaws = references.flaws + [flaw for flaw in flaws if flaw.path not in broken]

@@ -7,6 +7,7 @@ by router_policies.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -15,6 +16,8 @@ from backends.base import ZoneName
 from gateway.config_balance import Balance
 from gateway.core import quantity
 from gateway.core.routing import Zone
+from router_policies.base import Weights
+from router_policies.learned.utility import PRESETS
 
 MIB = 1024 * 1024
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -92,11 +95,25 @@ class Server(Section):
     strict_parameters: bool = False
 
 
+class WeightsSection(Section):
+    """What a US dollar, a second and a kilojoule cost in quality (a chance, 0 to 1)."""
+
+    price: Annotated[float, Field(ge=0, le=1e6)] = 25.0
+    latency: Annotated[float, Field(ge=0, le=1e6)] = 0.01
+    energy: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+
+    def weights(self) -> Weights:
+        return Weights(price=self.price, latency=self.latency, energy=self.energy)
+
+
 class Alias(Section):
     """A model name that stands for several upstreams, in the operator's order.
 
     `min_bits` takes out what is known to have fewer bits a weight. `balance` are the groups of
-    candidates that share the load; None: those that are the same in all that matters.
+    candidates that share the load; None: those that are the same in all that matters. The rest is
+    for the learned policy: `prefer` names a set of weights, `weights` gives them; `cloud_share`
+    keeps a share of requests on upstreams that are not local instead; `spend_cap_usd_per_hour`
+    stops those for the hour.
     """
 
     candidates: Annotated[Names, Field(min_length=1)]
@@ -104,6 +121,30 @@ class Alias(Section):
     deadline: Duration | None = None
     min_bits: Annotated[float, Field(ge=0, le=64)] | None = None
     balance: Balance = None
+    prefer: Literal["balanced", "cheap", "fast", "quality"] | None = None
+    weights: WeightsSection | None = None
+    cloud_share: Annotated[float, Field(ge=0, le=1)] | None = None
+    spend_cap_usd_per_hour: Annotated[float, Field(ge=0, le=1e6)] | None = None
+
+    def weights_for(self, name: str) -> Weights:
+        """What the alias prefers: its `weights`, else its `prefer`, else what its name says."""
+        if self.weights is not None:
+            return self.weights.weights()
+        return PRESETS.get(self.prefer or name.removeprefix("auto:"), Weights())
+
+
+class RouterSection(Section):
+    """The learned policy. `artifact` is the folder of one, None for the one that Tandem brings.
+
+    `abilities` is a file that `tandem router probe` wrote. `shadow` is another artifact that scores
+    the same requests and decides nothing. Prompts newer than `novelty_limit` are left to the
+    alias's next policy.
+    """
+
+    artifact: Path | None = None
+    abilities: Path | None = None
+    shadow: Path | None = None
+    novelty_limit: Annotated[float, Field(ge=0, le=1)] = 0.8
 
 
 class Memory(Section):

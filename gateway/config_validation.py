@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path as FilePath
 from types import MappingProxyType
 from typing import Any, TypeVar, get_args
 
@@ -17,7 +18,8 @@ from backends.base import Choosy, Options
 from gateway.config_aliases import default_aliases
 from gateway.config_balance import balance_flaws
 from gateway.config_privacy import Privacy, unknown_kinds
-from gateway.config_sections import Alias, CacheSection, Key, Memory, Server
+from gateway.config_router import Router, RouterFileError, read_router
+from gateway.config_sections import Alias, CacheSection, Key, Memory, RouterSection, Server
 from gateway.core.exchange import Caller
 from gateway.core.flaw import Flaw, Path
 from gateway.core.registry import UnknownName, load, suggest
@@ -26,24 +28,40 @@ from router_policies.rules import compile_rules
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
 """Names of upstreams and aliases go into URLs, response headers and metric labels."""
-SECTIONS = ("server", "upstreams", "models", "rules", "privacy", "memory", "cache", "keys")
+SECTIONS = (
+    "server",
+    "upstreams",
+    "models",
+    "rules",
+    "privacy",
+    "router",
+    "memory",
+    "cache",
+    "keys",
+)
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
-def validate(raw: object, kinds: Mapping[str, str]) -> tuple[dict[str, Any] | None, list[Flaw]]:
-    """The fields of a Config, or None and what is wrong. Never raises, whatever `raw` holds."""
+def validate(
+    raw: object, kinds: Mapping[str, str], folder: FilePath = FilePath()
+) -> tuple[dict[str, Any] | None, list[Flaw]]:
+    """The fields of a Config, or None and what is wrong. Never raises, whatever `raw` holds.
+
+    Files that it names are relative to `folder`.
+    """
     if not isinstance(raw, Mapping):
         return None, [Flaw((), f"a configuration is a mapping with the keys {', '.join(SECTIONS)}")]
-    return _Validation(raw, kinds).run()
+    return _Validation(raw, kinds, folder).run()
 
 
 class _Validation:
     """One pass over a configuration's plain data, gathering flaws on the way."""
 
-    def __init__(self, raw: Mapping[str, Any], kinds: Mapping[str, str]) -> None:
+    def __init__(self, raw: Mapping[str, Any], kinds: Mapping[str, str], folder: FilePath) -> None:
         self.raw = raw
         self.kinds = kinds
+        self.folder = folder
         self.flaws: list[Flaw] = []
 
     def run(self) -> tuple[dict[str, Any] | None, list[Flaw]]:
@@ -59,6 +77,7 @@ class _Validation:
         upstreams, parts = self._upstreams(named)
         order = self._build_order(parts)
         aliases = self._aliases(named, upstreams)
+        router = self._router(aliases, named)
         names = (*named, *aliases)
         rules = compile_rules(self.raw.get("rules"), ("rules",), names, self.flaws)
         callers = self._callers(names)
@@ -71,6 +90,7 @@ class _Validation:
             "aliases": MappingProxyType(aliases),
             "rules": rules,
             "privacy": privacy,
+            "router": router,
             "memory": memory,
             "cache": cache,
             "callers": MappingProxyType(callers),
@@ -112,6 +132,21 @@ class _Validation:
     def _privacy(self) -> Privacy | None:
         self.flaws += unknown_kinds(self.raw.get("privacy"))
         return self._section(Privacy, self.raw.get("privacy"), ("privacy",))
+
+    def _router(self, aliases: Mapping[str, Alias], named: Mapping[str, Any]) -> Router | None:
+        """The section with the files that it names, read and checked; None with flaws.
+
+        The artifact that Tandem brings is read only if some alias goes by it.
+        """
+        section = self._section(RouterSection, self.raw.get("router"), ("router",))
+        if section is None:
+            return None
+        used = any("learned" in alias.policy for alias in aliases.values())
+        try:
+            return read_router(section, self.folder, used=used, upstreams=named)
+        except RouterFileError as error:
+            self.flaws.append(Flaw(("router", error.key), str(error)))
+            return None
 
     def _upstreams(
         self, named: Mapping[str, Any]

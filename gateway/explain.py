@@ -60,7 +60,8 @@ async def explain(
             "prompt_tokens_estimated": not trace.counted,
         },
         "rules": _rules(planner.rulebook.rules, trace.facts),
-        "facts": dict(sorted(trace.facts.items())),
+        "contributions": _contributions(plan, request),
+        "facts": dict(sorted((trace.facts if plan is None else plan.facts).items())),
         "found": list(trace.found.kinds),
     }
 
@@ -95,6 +96,13 @@ def _decision(plan: Plan) -> dict[str, Any]:
         "worth": dict(route.worth),
         "balance": None if plan.balanced is None else route.balance,
     }
+
+
+def _contributions(plan: Plan | None, request: ChatRequest) -> dict[str, float]:
+    """What gave how much to a predicted score; the parts add up to it."""
+    if plan is None or plan.assessor is None or "router.score" not in plan.facts:
+        return {}
+    return dict(plan.assessor.explain(request))
 
 
 def _groups(balanced: Balanced) -> list[list[dict[str, Any]]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from backends import BACKENDS
@@ -48,7 +48,7 @@ from gateway.server import App, ProxyServer, Receive, Scope, Send
 from gateway.settle import Energy
 from gateway.tightened import Tightened
 from gateway.token_pace import TokenPaces
-from router_policies.base import Mode
+from router_policies.base import Assessor, Mode
 from router_policies.chain import build as build_policy
 from router_policies.pin import PinPolicy
 from router_policies.rules import exact, locality, min_bits, observed
@@ -90,7 +90,13 @@ class Generation:
             fleet=self.fleet,
             planner=Planner(
                 self.fleet,
-                rulebook(config, self.detector, shared.conversations, shared.tightened),
+                rulebook(
+                    config,
+                    before.rulebook if before else None,
+                    detector=self.detector,
+                    conversations=shared.conversations,
+                    tightened=shared.tightened,
+                ),
                 self.balancer,
             ),
             admission=shared.admission,
@@ -118,6 +124,10 @@ class Generation:
             public=self._public(self._admin(metrics_here=loopback)),
             private=self._admin(metrics_here=True, operators=True),
         )
+
+    @property
+    def rulebook(self) -> Rulebook:
+        return self.pipeline.planner.rulebook
 
     def cut(self) -> None:
         """End what is still inside: the grace is over."""
@@ -268,16 +278,22 @@ def detector(config: Config) -> Detector | None:
 
 def rulebook(
     config: Config,
+    before: Rulebook | None = None,
+    *,
     detector: Detector | None = None,
     conversations: Conversations | None = None,
     tightened: Tightened | None = None,
 ) -> Rulebook:
-    """The configuration's say on routing, compiled once."""
+    """The configuration's say on routing, compiled once.
+
+    What an alias's closed loops had learnt under `before` goes on, where it means the same.
+    """
     settings = config.policy_settings
     aliases = {
         name: Alias(
             candidates=alias.candidates,
-            policy=build_policy(alias.policy, settings),
+            policy=build_policy(alias.policy, replace(settings, weights=alias.weights_for(name))),
+            assessor=assessor(config, name, before),
             deadline_s=alias.deadline,
             min_bits=alias.min_bits,
             conversations=conversations if "sticky" in alias.policy else None,
@@ -315,6 +331,24 @@ def rulebook(
         tightened=tightened,
         rules=config.rules,
         observed=looking_on if any(r.mode is Mode.OBSERVE for r in config.rules) else None,
+    )
+
+
+def assessor(config: Config, name: str, before: Rulebook | None) -> Assessor | None:
+    """What predicts for an alias whose policy goes by predictions."""
+    alias, artifact = config.aliases[name], config.router.artifact
+    if "learned" not in alias.policy or artifact is None:
+        return None
+    from router_policies.learned.assessor import AliasAssessor  # numpy only for those who use it
+
+    earlier = before.aliases[name].assessor if before and name in before.aliases else None
+    return AliasAssessor(
+        artifact,
+        time.monotonic,
+        cloud_share=alias.cloud_share,
+        usd_per_hour=alias.spend_cap_usd_per_hour,
+        shadow=config.router.shadow,
+        before=earlier if isinstance(earlier, AliasAssessor) else None,
     )
 
 

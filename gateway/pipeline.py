@@ -106,6 +106,7 @@ class Pipeline:
             permit = self.admission.enter(exchange.priority, local=local)
             plan = await self.planner.plan(exchange)
             self._note_plan(draft, plan, exchange)
+            plan.taken()
             wish = directives(exchange.headers)
             key = self._key(exchange, plan, plan.route.candidates[0].upstream)
             kept = await self._lookup(key, wish, draft) if key is not None and wish.read else None
@@ -246,6 +247,7 @@ class Pipeline:
                 self.planner.balancer.ended(
                     plan.balanced, opened.upstream.name, draft.usage, opened.ttft_s
                 )
+            plan.paid(draft.cost_usd)
             self._close(draft, exchange, permit, error)
             await opened.stream.aclose()
         # Two upstreams' answer is not what either would have said: nobody else shall get it.

@@ -28,7 +28,7 @@ from gateway.fleet import Fleet, Reach
 from gateway.parameters import strict as wants_strict
 from gateway.privacy import NOTHING, Detector, Findings, zone_of
 from gateway.tightened import Tightened
-from router_policies.base import Policy, Rule
+from router_policies.base import Assessor, Policy, Rule
 from router_policies.facts import STICKY
 from router_policies.facts import facts as facts_of
 
@@ -38,11 +38,13 @@ class Alias:
     """A model name that stands for several upstreams, and how to choose among them.
 
     `groups` are those that stand equal, with their weights; None: who is the same in all that
-    matters (balance.py). `conversations` are there if its policy wants to know who answered last.
+    matters (balance.py). `assessor` is there if the policy goes by predictions, `conversations` if
+    it wants to know who answered last.
     """
 
     candidates: tuple[str, ...]
     policy: Policy
+    assessor: Assessor | None = None
     deadline_s: float | None = None
     min_bits: float | None = None
     conversations: Conversations | None = None
@@ -91,6 +93,17 @@ class Plan:
     counted: Mapping[str, int]
     balanced: Balanced | None = None
     conversation: Conversation | None = None
+    assessor: Assessor | None = None
+
+    def taken(self) -> None:
+        """A live request takes this plan's route; a dry run never says so."""
+        if self.assessor is not None:
+            self.assessor.note(self.facts, self.route)
+
+    def paid(self, usd: float | None) -> None:
+        """Its answer cost so much; None where nobody knows."""
+        if self.assessor is not None and usd is not None:
+            self.assessor.spent(usd)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -166,6 +179,9 @@ class Planner:
         if not kept:
             raise refusal(request, rejected, exchange.found)
         policy = book.pin if alias is None else book.aliases[alias].policy
+        assessor = None if alias is None else book.aliases[alias].assessor
+        if assessor is not None and len(kept) > 1:
+            facts = {**facts, **assessor.assess(request)}
         conversation = None
         if alias is not None and (known := book.aliases[alias].conversations) is not None:
             conversation = known.of(request, caller.tenant, zone)
@@ -187,6 +203,7 @@ class Planner:
             counted=counted,
             conversation=conversation,
             balanced=balanced,
+            assessor=assessor,
         )
 
     def _balance(

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+from gateway.core.chat import ChatRequest
 from gateway.core.routing import Candidate, Facts, Route, Zone
 
 
@@ -63,11 +64,47 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """What a US dollar, a second and a kilojoule cost in quality, which is a chance from 0 to 1."""
+
+    price: float = 25.0
+    latency: float = 0.01
+    energy: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What every policy is built with, as `Class(settings)`. `aliases`: alias → upstream names."""
+    """What every policy is built with, as `Class(settings)`. `aliases`: alias → upstream names.
+
+    `weights` are those of the alias that the policy is built for; `abilities` says how much better
+    an upstream is than others of its tier, as a shift of log-odds. Prompts newer than
+    `novelty_limit` are nobody's business to predict.
+    """
 
     rules: tuple[Rule, ...] = ()
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    weights: Weights = Weights()
+    abilities: Mapping[str, float] = field(default_factory=dict)
+    novelty_limit: float = 0.8
+
+
+class Assessor(Protocol):
+    """What is predicted of a request, for policies that go by predictions. Holds their state."""
+
+    def assess(self, request: ChatRequest) -> Facts:
+        """Facts of `facts.ROUTER_FACTS`; none where nothing can be said. Changes nothing."""
+
+    def explain(self, request: ChatRequest) -> Mapping[str, float]:
+        """What gave how much to the score that `assess` says; adds up to it. Changes nothing."""
+
+    def note(self, facts: Facts, route: Route) -> None:
+        """A request with these facts took this route."""
+
+    def spent(self, usd: float) -> None:
+        """An answer cost so much."""
+
+    def state(self) -> Mapping[str, Any]:
+        """For an operator's eyes, as JSON may hold it."""
 
 
 @runtime_checkable

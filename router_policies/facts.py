@@ -67,6 +67,19 @@ FACTS: Mapping[str, Fact] = {
     "max_tokens": Fact(Kind.NUMBER, "the client's limit; missing if it set none"),
     "temperature": Fact(Kind.NUMBER, "the client's temperature; missing if it set none"),
 }
+ROUTER_FACTS: Mapping[str, Fact] = {
+    "router.score": Fact(Kind.NUMBER, "the quality that the strong side is expected to add"),
+    "router.weak_ok": Fact(Kind.NUMBER, "the chance of a good answer from the local side"),
+    "router.strong_ok": Fact(Kind.NUMBER, "the same from the strong side"),
+    "router.novelty": Fact(Kind.NUMBER, "how new the prompt's words are to the router, 0 to 1"),
+    "router.rank": Fact(Kind.NUMBER, "the share of recent requests that score lower"),
+    "router.cut": Fact(Kind.NUMBER, "the rank from which the strong side is taken"),
+    "router.shadow": Fact(Kind.NUMBER, "the score of an artifact that decides nothing"),
+    "router.capped": Fact(Kind.FLAG, "the hour's spending is used up"),
+}
+"""What an `Assessor` adds, after the hard filters, for policies alone. Rules cannot ask for them: a
+rule is decided before anything is predicted, and no prediction may widen or tighten anything."""
+
 HEADER_FACT = Fact(Kind.TEXT, "a request header by its lower-case name; missing if not sent")
 
 

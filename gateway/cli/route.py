@@ -27,7 +27,12 @@ from gateway.core.registry import load as load_class
 from gateway.dialects import DIALECTS
 from gateway.discovery import TARGET, discover
 from gateway.explain import explain as explained
+from gateway.plan import Plan, Trace
 from gateway.wire.strict import parse
+from router_policies.learned.utility import worth
+
+MOST_PARTS = 8
+"""Of a score, shown one by one."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -72,9 +77,13 @@ async def explain(arguments: argparse.Namespace, raw: bytes, env: Mapping[str, s
         told = await explained(gateway.pipeline.planner, exchange)
         if arguments.json:
             return orjson.dumps(told, option=orjson.OPT_INDENT_2).decode()
-        if told["decision"] is None:
-            await gateway.pipeline.planner.plan(exchange)  # raises what a client would get
-        return "\n".join(_lines(told))
+        # Raises what a client would get.
+        plan = await gateway.pipeline.planner.plan(exchange, Trace())
+        lines = _lines(told)
+        if told["contributions"]:
+            lines += ["", *_worths(gateway.config, plan, request.model)]
+            lines += ["", *_contributions(told["contributions"])]
+        return "\n".join(lines)
 
 
 async def _config(arguments: argparse.Namespace, env: Mapping[str, str]) -> Config:
@@ -152,6 +161,29 @@ def _balanced(group: list[Mapping[str, Any]]) -> str:
         f" {each['warm_tokens']:.0f} tokens warm, cost {each['cost_ms']:.0f} ms)"
         for each in group
     )
+
+
+def _worths(config: Config, plan: Plan, model: str) -> list[str]:
+    """What the learned policy holds of each candidate."""
+    weights = config.aliases[model].weights_for(model)
+    shown: list[str] = []
+    for each in plan.route.candidates:
+        said = worth(each, plan.facts, weights, config.router.abilities)
+        shown.append(
+            f"{'worth' if not shown else '':<9} {said.utility:+.3f} {each.upstream.name}: "
+            f"quality {said.quality:.3f}, about {said.seconds:.1f} s"
+        )
+    return shown
+
+
+def _contributions(parts: Mapping[str, float]) -> list[str]:
+    """What gave how much to the score, the largest first; the small ones together."""
+    ordered = sorted(parts.items(), key=lambda part: -abs(part[1]))
+    large, small = ordered[:MOST_PARTS], ordered[MOST_PARTS:]
+    if small:
+        large.append((f"{len(small)} others", sum(value for _, value in small)))
+    shown = [f"{'score':<9} {sum(parts.values()):+.4f}, the sum of"]
+    return shown + [f"{'':<9} {value:+.4f} {name}" for name, value in large]
 
 
 def _describe(each: Mapping[str, Any]) -> str:

@@ -38,7 +38,7 @@ def policy_named(name: str) -> Policy:
 
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
-FACT_VALUES = st.fixed_dictionaries(
+PLAIN_FACTS = st.fixed_dictionaries(
     {},
     optional={
         "stream": st.booleans(),
@@ -47,14 +47,31 @@ FACT_VALUES = st.fixed_dictionaries(
         "model": st.text(max_size=4),
     },
 )
+# What an assessor adds comes together or not at all; rank and cut only where a share is kept.
+ROUTED = st.fixed_dictionaries(
+    {
+        "router.score": st.floats(-1, 1),
+        "router.weak_ok": st.floats(0, 1),
+        "router.strong_ok": st.floats(0, 1),
+        "router.novelty": st.floats(0, 1),
+    },
+    optional={"router.capped": st.booleans()},
+)
+SHARED = st.fixed_dictionaries({"router.rank": st.floats(0, 1), "router.cut": st.floats(-1, 2)})
+FACT_VALUES = st.one_of(
+    PLAIN_FACTS,
+    st.builds(lambda a, b: {**a, **b}, PLAIN_FACTS, ROUTED),
+    st.builds(lambda a, b, c: {**a, **b, **c}, PLAIN_FACTS, ROUTED, SHARED),
+)
 CANDIDATES = st.lists(
     st.builds(
-        lambda name, healthy, load: Candidate(
-            upstream=Upstream(name=name, kind="x", tier=Tier.CLOUD, zone=Zone.PUBLIC, model=name),
+        lambda name, tier, healthy, load: Candidate(
+            upstream=Upstream(name=name, kind="x", tier=tier, zone=Zone.PUBLIC, model=name),
             healthy=healthy,
             in_flight=load,
         ),
         st.sampled_from(NAMES),
+        st.sampled_from([Tier.LOCAL, Tier.CLOUD, Tier.SPECULATIVE]),
         st.booleans(),
         st.integers(0, 3),
     ),

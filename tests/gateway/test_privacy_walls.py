@@ -242,7 +242,7 @@ def test_nothing_brings_back_what_was_removed(
         watch = PatternDetector(patterns(["email"]), {"email": Zone.MACHINE})
         pipelines = []
         for each in sections:
-            planner = Planner(fleet, rulebook(Config.build(**each), watch))
+            planner = Planner(fleet, rulebook(Config.build(**each), detector=watch))
             if rogue:
                 book = planner.rulebook
                 bad = Rogue(fleet, random)

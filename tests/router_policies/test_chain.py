@@ -55,5 +55,5 @@ def test_a_chain_is_a_policy() -> None:
 
 def test_an_unknown_policy_is_named() -> None:
     """The error says which, and what there is."""
-    with pytest.raises(UnknownName, match=r"'learnt'.*rules, static"):
+    with pytest.raises(UnknownName, match=r"'learnt'.*'learned'"):
         build(["learnt"], Settings())
