@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
@@ -15,22 +15,24 @@ from backends.speculative.rung import Laddered
 from gateway import __version__
 from gateway.admission import Admission
 from gateway.core.chat import Feature
-from gateway.core.errors import MethodNotAllowed, NotFound, TandemError
-from gateway.core.exchange import Caller
-from gateway.core.routing import Upstream
+from gateway.core.errors import BodyTooLarge, MethodNotAllowed, NotFound, TandemError
+from gateway.core.exchange import Caller, Exchange
+from gateway.core.routing import Upstream, Zone
+from gateway.dialects.base import Dialect
 from gateway.fleet import Fleet
 from gateway.plan import Alias
 from gateway.record import RecordStore, to_json
 from gateway.schema import proxy_paths
 from gateway.server import App, Receive, Scope, Send, error_headers, new_id
 from gateway.wire.openai_shapes import error_json
+from gateway.wire.strict import parse
 
 Headers = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminParts:
-    """What the admin paths look at."""
+    """What the admin paths look at. `operators`: nobody else can reach this port."""
 
     fleet: Fleet
     aliases: Mapping[str, Alias]
@@ -41,6 +43,11 @@ class AdminParts:
     local_models: Callable[[], Mapping[str, Mapping[str, Any]]]
     render_metrics: Callable[[str], tuple[bytes, str]]
     metrics_here: bool
+    dialects: Mapping[str, Dialect]
+    max_body: int
+    explain: Callable[[Exchange], Awaitable[dict[str, Any]]]
+    decisions: Callable[[int, str | None], list[dict[str, Any]]]
+    operators: bool
 
 
 def admin_app(parts: AdminParts) -> App:
@@ -98,7 +105,35 @@ def admin_app(parts: AdminParts) -> App:
             raise NotFound("There is no record of that request.", code="record_not_found")
         return to_json(found)
 
+    @app.post("/v1/route/explain")
+    async def explain(request: Request, path: str = "/v1/chat/completions") -> dict[str, Any]:
+        """Where a request would go, phase by phase, without sending it. The body is the request as
+        it would be sent to `path`.
+        """
+        who = caller(request)
+        dialect = parts.dialects.get(path)
+        if dialect is None:
+            raise NotFound(f"No requests are taken at {path[:120]!r}.", param="path")
+        headers = dict(request.headers)
+        return await parts.explain(
+            Exchange(
+                id="explain",
+                caller=who,
+                request=dialect.decode(parse(await _body(request, parts.max_body)), headers),
+                arrived=asyncio.get_running_loop().time(),
+                headers=headers,
+            )
+        )
+
     if parts.metrics_here:
+
+        @app.get("/v1/route/decisions")
+        async def decisions(
+            request: Request, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+        ) -> dict[str, Any]:
+            """The last routing decisions, the newest first: no contents, no header's words."""
+            key_id = None if parts.operators else caller(request).key_id
+            return {"object": "list", "data": parts.decisions(limit, key_id)}
 
         @app.get("/metrics")
         async def metrics(request: Request) -> Response:
@@ -117,6 +152,18 @@ def admin_app(parts: AdminParts) -> App:
 
     _describe_proxy(app)
     return _identified(app)
+
+
+async def _body(request: Request, most: int) -> bytes:
+    """The whole body, never more than `most` bytes of it in memory. Raises BodyTooLarge."""
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > most:
+            raise BodyTooLarge(f"The body is larger than {most} bytes.")
+        chunks.append(chunk)
+    return b"".join(chunks)
 
 
 def _identified(app: App) -> App:
@@ -145,7 +192,7 @@ def _entries(parts: AdminParts, caller: Caller) -> dict[str, dict[str, Any]]:
     for name, told in parts.local_models().items():
         entries[name] |= told
     for name in by_name:
-        backend = parts.fleet.backend(name)
+        backend = parts.fleet.within(Zone.PUBLIC).backend(name)
         rung = backend.rung if isinstance(backend, Laddered) else None
         if rung is not None:
             told = {"strategy": rung.strategy, "state": rung.state, "reason": rung.reason}

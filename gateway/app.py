@@ -27,9 +27,11 @@ from gateway.cache import CACHES
 from gateway.cache.base import Cache
 from gateway.companion import session_record
 from gateway.config import Config
+from gateway.conversations import Conversations
 from gateway.core.errors import EngineFailed
 from gateway.core.exchange import ExchangeRecord
 from gateway.core.registry import load
+from gateway.decisions import Decisions
 from gateway.energy import EnergyMeter
 from gateway.epoch import Entrance
 from gateway.fleet import Fleet
@@ -45,6 +47,8 @@ from gateway.metrics import (
 from gateway.pipeline import Pipeline
 from gateway.record import JsonLog, RecordStore
 from gateway.server import App
+from gateway.tightened import Tightened
+from gateway.token_pace import TokenPaces
 
 if TYPE_CHECKING:
     from gateway.cache.memory import MemoryCache
@@ -72,6 +76,8 @@ class Gateway:
         self.pool = ModelPool(budget=config.memory.budget, min_stay=config.memory.min_stay)
         self.admission = Admission(MAX_INSIDE)
         self.records = RecordStore()
+        self.decisions = Decisions()
+        self.paces = TokenPaces()
         self.memory, self.redis, self._cache = _caches(config)
         self.metrics = Metrics(
             models=config.aliases, upstreams=config.upstreams, vitals=self._vitals
@@ -87,6 +93,10 @@ class Gateway:
             cache=self._cache,
             energy=self._energy.joules,
             record=self._record,
+            decisions=self.decisions,
+            paces=self.paces,
+            conversations=Conversations(time.monotonic),
+            tightened=Tightened(time.monotonic),
             session_ended=self._session_ended,
             render_metrics=self.metrics.render,
             companion=companion,
@@ -132,7 +142,7 @@ class Gateway:
         # What a generation has to itself: later ones go on with the rest, and close it.
         generations = [*self._leaving, self._now]
         for one, after in zip(generations, [*generations[1:], None], strict=True):
-            await one.fleet.aclose(after.fleet if after else None)
+            await one.aclose(after)
         if self._cache is not None:
             await self._cache.aclose()
         if self._log is not None:
@@ -150,7 +160,7 @@ class Gateway:
             try:
                 await after.fleet.start()
             except BaseException:
-                await after.fleet.aclose(before.fleet)
+                await after.aclose(before)
                 raise
             self.metrics.know(config.aliases, config.upstreams)
             waited_for = list(self._leaving.values())
@@ -165,7 +175,7 @@ class Gateway:
         """Close what only an ended generation used. Earlier ones may still be using it, too."""
         await asyncio.gather(*earlier, return_exceptions=True)
         await one.epoch.left()
-        await one.fleet.aclose(after.fleet)
+        await one.aclose(after)
         del self._leaving[one]
 
     def drain(self) -> None:
@@ -204,6 +214,7 @@ class Gateway:
     def _record(self, record: ExchangeRecord) -> None:
         self.metrics.observe(record)
         self.records.add(record)
+        self.paces.see(record)
         if self._log is not None:
             self._log.write(record)
 

@@ -15,9 +15,10 @@ from typing import Any
 
 from backends import BACKENDS
 from backends.base import Options
+from gateway.config_privacy import Privacy
 from gateway.config_references import References
 from gateway.config_router import Router
-from gateway.config_sections import Alias, CacheSection, Memory, Privacy, Server
+from gateway.config_sections import Alias, CacheSection, Memory, Server
 from gateway.config_validation import validate
 from gateway.config_yaml import Place, parse
 from gateway.core.exchange import Caller

@@ -61,8 +61,6 @@ Duration = Annotated[float, BeforeValidator(quantity.duration), Field(gt=0)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
 LowerNames = Annotated[Names, AfterValidator(lambda names: tuple(n.lower() for n in names))]
 
-DETECTORS = ("keys", "cards", "iban", "email", "phone", "hosts")
-
 
 class Section(BaseModel):
     """What all sections have in common: frozen, and no key that is not listed."""
@@ -147,13 +145,6 @@ class RouterSection(Section):
     abilities: Path | None = None
     shadow: Path | None = None
     novelty_limit: Annotated[float, Field(ge=0, le=1)] = 0.8
-
-
-class Privacy(Section):
-    """`default` is the widest zone of a request that nothing tightens."""
-
-    default: ZoneName = Zone.PUBLIC
-    detect: Names = ()
 
 
 class Memory(Section):

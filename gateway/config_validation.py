@@ -17,17 +17,9 @@ from pydantic import BaseModel, ValidationError
 from backends.base import Choosy, Options
 from gateway.config_aliases import default_aliases
 from gateway.config_balance import balance_flaws
+from gateway.config_privacy import Privacy, unknown_kinds
 from gateway.config_router import Router, RouterFileError, read_router
-from gateway.config_sections import (
-    DETECTORS,
-    Alias,
-    CacheSection,
-    Key,
-    Memory,
-    Privacy,
-    RouterSection,
-    Server,
-)
+from gateway.config_sections import Alias, CacheSection, Key, Memory, RouterSection, Server
 from gateway.core.exchange import Caller
 from gateway.core.flaw import Flaw, Path
 from gateway.core.registry import UnknownName, load, suggest
@@ -138,18 +130,8 @@ class _Validation:
         return good
 
     def _privacy(self) -> Privacy | None:
-        privacy = self._section(Privacy, self.raw.get("privacy"), ("privacy",))
-        if privacy is None:
-            return None
-        for index, name in enumerate(privacy.detect):
-            if name not in DETECTORS:
-                message = f"unknown detector {name!r}{suggest(name, list(DETECTORS))}"
-                self.flaws.append(Flaw(("privacy", "detect", index), message))
-        if privacy.detect:
-            # Accepting a wall and not building it would be a lie that leaks.
-            message = "detectors come with a later release; remove `detect`, nothing would look"
-            self.flaws.append(Flaw(("privacy", "detect"), message, at_key=True))
-        return privacy
+        self.flaws += unknown_kinds(self.raw.get("privacy"))
+        return self._section(Privacy, self.raw.get("privacy"), ("privacy",))
 
     def _router(self, aliases: Mapping[str, Alias], named: Mapping[str, Any]) -> Router | None:
         """The section with the files that it names, read and checked; None with flaws.

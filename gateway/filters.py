@@ -170,18 +170,22 @@ def admit(
     return tuple(tight), tuple(r for r in rejected if r.upstream not in names)
 
 
-def refusal(request: ChatRequest, rejected: Sequence[Rejection]) -> TandemError:
+def refusal(
+    request: ChatRequest, rejected: Sequence[Rejection], found: Sequence[str] = ()
+) -> TandemError:
     """The error for a request of which nothing is left.
 
     If a zone took something out, that is the answer (DESIGN 2.3). Else the rejection that came
-    closest to serving speaks: down, then too long, then lacking a feature.
+    closest to serving speaks: down, then too long, then lacking a feature. `found` are the kinds of
+    private data that tightened the zone.
     """
     by_reason = {reason: [r for r in rejected if r.reason == reason] for reason in Reason}
     if by_reason[Reason.ZONE]:
         inside = [r for r in rejected if r.reason != Reason.ZONE]
         why = f" Inside it: {_details(inside)}." if inside else ""
+        seen = f" The privacy detector saw: {', '.join(found)}." if found else ""
         return LocalUnavailable(
-            "Nothing inside the zone that this request may reach can serve it." + why
+            "Nothing inside the zone that this request may reach can serve it." + seen + why
         )
     if by_reason[Reason.HEALTH]:
         return Unavailable(

@@ -11,13 +11,14 @@ from backends.base import Backend, Health
 from backends.speculative.seams import Speculates
 from gateway.core.errors import (
     EngineFailed,
+    LocalUnavailable,
     ModelLoading,
     TandemError,
     UpstreamError,
     UpstreamOverloaded,
     UpstreamRejected,
 )
-from gateway.core.routing import Candidate, Tier, Upstream
+from gateway.core.routing import Candidate, Tier, Upstream, Zone
 from gateway.resilience.breaker import Breaker
 from gateway.resilience.concurrency import ConcurrencyLimit
 from gateway.resilience.retry_budget import RetryBudget
@@ -117,6 +118,48 @@ class Trial:
                 return None
 
 
+class Reach:
+    """The upstreams inside one zone. A request that has only this has no way to any other.
+
+    Raises LocalUnavailable for a name that is not inside, whoever came up with it.
+    """
+
+    def __init__(
+        self, members: Mapping[str, _Member], zone: Zone, clock: Callable[[], float]
+    ) -> None:
+        self._members = {
+            name: member
+            for name, member in members.items()
+            if zone.admits(member.backend.upstream.zone)
+        }
+        self._zone = zone
+        self._clock = clock
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._members
+
+    def backend(self, name: str) -> Backend:
+        return self._member(name).backend
+
+    def begin(self, name: str, *, retry: bool = False, probe: bool = False) -> Trial | None:
+        """Start an attempt; None if it may not be: somebody else probes, or it would be one
+        fallback too many for an upstream that is in trouble itself.
+        """
+        member = self._member(name)
+        if not member.budget.begin(retry=retry):
+            return None
+        if not member.breaker.enter(self._clock(), panic=probe):
+            member.budget.end(retry=retry, failed=None)
+            return None
+        return Trial(member, self._clock, retry=retry)
+
+    def _member(self, name: str) -> _Member:
+        member = self._members.get(name)
+        if member is None:
+            raise LocalUnavailable(f"Upstream {name!r} lies outside the zone {self._zone.label!r}.")
+        return member
+
+
 class Fleet:
     """Owns the backends from start to close.
 
@@ -136,6 +179,7 @@ class Fleet:
             name: known.get(id(backend)) or _Member(backend) for name, backend in backends.items()
         }
         self._clock = clock
+        self._reach = {zone: Reach(self._members, zone, clock) for zone in Zone}
 
     async def start(self) -> None:
         """Start what is new, parts before wholes, and then keep an eye on its health."""
@@ -167,8 +211,9 @@ class Fleet:
     def names(self) -> Collection[str]:
         return self._members.keys()
 
-    def backend(self, name: str) -> Backend:
-        return self._members[name].backend
+    def within(self, zone: Zone) -> Reach:
+        """What a request of that zone may be sent to, and nothing else (DESIGN 2.3)."""
+        return self._reach[zone]
 
     def upstreams(self) -> list[Upstream]:
         return [member.backend.upstream for member in self._members.values()]
@@ -212,18 +257,6 @@ class Fleet:
             )
             for _, m in members
         )
-
-    def begin(self, name: str, *, retry: bool = False, probe: bool = False) -> Trial | None:
-        """Start an attempt; None if it may not be: somebody else probes, or it would be one
-        fallback too many for an upstream that is in trouble itself.
-        """
-        member = self._members[name]
-        if not member.budget.begin(retry=retry):
-            return None
-        if not member.breaker.enter(self._clock(), panic=probe):
-            member.budget.end(retry=retry, failed=None)
-            return None
-        return Trial(member, self._clock, retry=retry)
 
     async def look(self) -> None:
         """Ask every backend how it is, all at once."""

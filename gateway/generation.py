@@ -16,6 +16,7 @@ from typing import Any
 from backends import BACKENDS
 from backends.base import Backend, Resources
 from backends.engine.backend import LlamaCppBackend
+from backends.http import default_transport
 from backends.speculative.seams import Ended
 from gateway.admin import AdminParts, admin_app
 from gateway.admission import Admission
@@ -23,24 +24,34 @@ from gateway.balancer import Balancer
 from gateway.cache.base import Cache
 from gateway.companion import CompanionEndpoint, resolver
 from gateway.config import Config
-from gateway.core.exchange import ExchangeRecord
+from gateway.conversations import Conversations
+from gateway.core.exchange import Exchange, ExchangeRecord
 from gateway.core.registry import load
 from gateway.core.routing import Facts, Zone
 from gateway.cors import AllowedOrigins
+from gateway.decisions import Decisions
+from gateway.detect.detector import Hooked, PatternDetector
+from gateway.detect.hook import FunctionHook, HttpHook
+from gateway.detect.patterns import patterns
 from gateway.dialects import DIALECTS
+from gateway.dialects.base import Dialect
 from gateway.epoch import Epoch
+from gateway.explain import explain
 from gateway.fleet import Fleet
 from gateway.limits.keys import Keys, is_loopback
 from gateway.limits.local_origin import LocalOrigin
 from gateway.pipeline import Pipeline
-from gateway.plan import Alias, Planner, Rulebook
+from gateway.plan import Alias, Plan, Planner, Rulebook
+from gateway.privacy import Detector
 from gateway.record import RecordStore
 from gateway.server import App, ProxyServer, Receive, Scope, Send
 from gateway.settle import Energy
-from router_policies.base import Assessor
+from gateway.tightened import Tightened
+from gateway.token_pace import TokenPaces
+from router_policies.base import Assessor, Mode
 from router_policies.chain import build as build_policy
 from router_policies.pin import PinPolicy
-from router_policies.rules import exact, locality, min_bits
+from router_policies.rules import exact, locality, min_bits, observed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +64,10 @@ class Shared:
     cache: Cache | None
     energy: Energy
     record: Callable[[ExchangeRecord], None]
+    decisions: Decisions
+    paces: TokenPaces
+    conversations: Conversations
+    tightened: Tightened
     session_ended: Callable[[Ended], None]
     render_metrics: Callable[[str], tuple[bytes, str]]
     companion: bool
@@ -70,10 +85,19 @@ class Generation:
         self.fleet: Fleet = Fleet(self.backends, time.monotonic, known)
         self.balancer: Balancer = before.balancer if before else Balancer()
         self.keys = Keys(config.callers)
+        self.detector = detector(config)
         self.pipeline = Pipeline(
             fleet=self.fleet,
             planner=Planner(
-                self.fleet, rulebook(config, before.rulebook if before else None), self.balancer
+                self.fleet,
+                rulebook(
+                    config,
+                    before.rulebook if before else None,
+                    detector=self.detector,
+                    conversations=shared.conversations,
+                    tightened=shared.tightened,
+                ),
+                self.balancer,
             ),
             admission=shared.admission,
             cache=shared.cache,
@@ -81,6 +105,7 @@ class Generation:
             energy=shared.energy,
             clock=time.monotonic,
             wall=time.time,
+            decided=self._decided,
         )
         walls = LocalOrigin(
             allowed_hosts=config.server.allowed_hosts,
@@ -88,10 +113,16 @@ class Generation:
         )
         self._guard = nobody_else if config.callers else walls.check
         self._sessions = self._companion()
+        dialects: dict[str, Dialect] = {
+            path: load(DIALECTS, path, what="path")() for path in DIALECTS
+        }
+        self._dialects = dialects | {
+            path.removeprefix("/v1"): each for path, each in dialects.items()
+        }
         loopback = is_loopback(config.server.host)
         self.epoch = Epoch(
             public=self._public(self._admin(metrics_here=loopback)),
-            private=self._admin(metrics_here=True),
+            private=self._admin(metrics_here=True, operators=True),
         )
 
     @property
@@ -102,6 +133,12 @@ class Generation:
         """End what is still inside: the grace is over."""
         self.epoch.cut()
         self._sessions.cut()
+
+    async def aclose(self, after: Generation | None = None) -> None:
+        """Stop everything, but for what `after` goes on with."""
+        await self.fleet.aclose(after.fleet if after else None)
+        if self.detector is not None:
+            await self.detector.aclose()
 
     @property
     def local(self) -> dict[str, LlamaCppBackend]:
@@ -116,7 +153,13 @@ class Generation:
             if pool is not None and backend.resident in pool.models
         }
 
-    def _admin(self, *, metrics_here: bool) -> App:
+    def _decided(self, exchange: Exchange, plan: Plan) -> None:
+        self._shared.decisions.note(exchange, plan, time.time())
+
+    async def _explain(self, exchange: Exchange) -> dict[str, Any]:
+        return await explain(self.pipeline.planner, exchange, self._shared.paces.of)
+
+    def _admin(self, *, metrics_here: bool, operators: bool = False) -> App:
         return admin_app(
             AdminParts(
                 fleet=self.fleet,
@@ -128,6 +171,11 @@ class Generation:
                 local_models=self.local_models,
                 render_metrics=self._shared.render_metrics,
                 metrics_here=metrics_here,
+                dialects=self._dialects,
+                max_body=self.config.server.max_body,
+                explain=self._explain,
+                decisions=self._shared.decisions.latest,
+                operators=operators,
             )
         )
 
@@ -141,11 +189,9 @@ class Generation:
         )
 
     def _public(self, admin: App) -> App:
-        dialects = {path: load(DIALECTS, path, what="path")() for path in DIALECTS}
-        dialects |= {path.removeprefix("/v1"): each for path, each in dialects.items()}
         proxy = ProxyServer(
             pipeline=self.pipeline,
-            dialects=dialects,
+            dialects=self._dialects,
             guard=self._guard,
             authenticate=self.keys.authenticate,
             rest=_Rest(admin, self._sessions if self._shared.companion else None),
@@ -210,7 +256,34 @@ def build_backends(
     return built
 
 
-def rulebook(config: Config, before: Rulebook | None = None) -> Rulebook:
+def detector(config: Config) -> Detector | None:
+    """What looks into requests before they are routed, if anything shall."""
+    privacy = config.privacy
+    if not privacy.looks:
+        return None
+    hook: Hooked | None = None
+    if privacy.hook is not None and privacy.hook.python is not None:
+        hook = FunctionHook(privacy.hook.python)
+    elif privacy.hook is not None and privacy.hook.url is not None:
+        # Never a test's or an operator's own transport: what goes here has not been judged yet.
+        hook = HttpHook(privacy.hook.url, default_transport(), privacy.timeout)
+    return PatternDetector(
+        patterns(privacy.detect, privacy.hosts),
+        privacy.detect,
+        opaque=privacy.opaque,
+        hook=hook,
+        timeout_s=privacy.timeout,
+    )
+
+
+def rulebook(
+    config: Config,
+    before: Rulebook | None = None,
+    *,
+    detector: Detector | None = None,
+    conversations: Conversations | None = None,
+    tightened: Tightened | None = None,
+) -> Rulebook:
     """The configuration's say on routing, compiled once.
 
     What an alias's closed loops had learnt under `before` goes on, where it means the same.
@@ -223,6 +296,7 @@ def rulebook(config: Config, before: Rulebook | None = None) -> Rulebook:
             assessor=assessor(config, name, before),
             deadline_s=alias.deadline,
             min_bits=alias.min_bits,
+            conversations=conversations if "sticky" in alias.policy else None,
             groups=alias.balance,
         )
         for name, alias in config.aliases.items()
@@ -237,6 +311,9 @@ def rulebook(config: Config, before: Rulebook | None = None) -> Rulebook:
     def by_rule_exact(facts: Facts) -> bool:
         return exact(config.rules, facts)
 
+    def looking_on(facts: Facts) -> tuple[str, ...]:
+        return observed(config.rules, facts)
+
     return Rulebook(
         aliases=aliases,
         pin=PinPolicy(),
@@ -250,6 +327,10 @@ def rulebook(config: Config, before: Rulebook | None = None) -> Rulebook:
         epoch=hashlib.sha256(repr((config.aliases, config.rules)).encode()).hexdigest()[:16],
         deadline_s=config.server.deadline,
         strict_parameters=config.server.strict_parameters,
+        detector=detector,
+        tightened=tightened,
+        rules=config.rules,
+        observed=looking_on if any(r.mode is Mode.OBSERVE for r in config.rules) else None,
     )
 
 

@@ -29,6 +29,7 @@ from gateway import __version__
 from gateway.core.chat import Endpoint
 from gateway.core.exchange import ExchangeRecord
 from gateway.core.routing import Tier
+from gateway.ledger import counterfactual
 from gateway.resilience.vitals import UpstreamVitals
 from gateway.series import OTHER, CounterSeries, HistogramSeries, Labels
 from gateway.speculation import SpeculationSeries
@@ -50,6 +51,7 @@ CASCADE_ENDS = frozenset("sure unsure loop refusal empty form failed".split())
 REASONS = frozenset(
     "none pin rule static learned sticky fallback budget capacity locality cache".split()
 )
+FINDINGS = frozenset("keys cards iban email phone hosts opaque hook failed".split())
 BALANCES = frozenset({"warm", "load", "only"})
 LOOKUPS = frozenset("hit miss stale bypass error".split())
 
@@ -192,6 +194,11 @@ class Metrics:
             self._overhead.see("pre", seconds=record.decide_s)
             self._lookups.inc("exact", _known(record.cache, LOOKUPS))
 
+        for rule in record.observed:
+            self._observed.inc(rule)
+        for kind in record.found:
+            self._findings.inc(_known(kind, FINDINGS))
+
     def _observe_spending(self, record: ExchangeRecord, model: str, tier: str) -> None:
         usage = record.usage
         self._tokens.inc(model, tier, "input", by=usage.prompt_tokens)
@@ -203,6 +210,8 @@ class Metrics:
         elif record.upstream and record.tier != Tier.CACHE:
             self._cost_unknown.inc(self._upstream(record.upstream))
         self._avoided.inc(model, by=record.avoided_usd or 0)
+        if record.others:
+            self._observe_choice(record, model)
         if record.energy_j is not None:
             source = "estimated" if record.energy_estimated else "rapl"
             self._energy.inc(source, by=record.energy_j)
@@ -217,6 +226,20 @@ class Metrics:
             self._speculation.observe(pair, record.speculation)
         if record.approximate:
             self._approximate.inc(self._upstream(record.upstream))
+
+    def _observe_choice(self, record: ExchangeRecord, model: str) -> None:
+        """What the answer would have cost elsewhere, where a choice was made."""
+        elsewhere = counterfactual(record)
+        if elsewhere is None:
+            return
+        for side, usd in (("cloud", elsewhere.all_cloud), ("local", elsewhere.all_local)):
+            if usd is None:
+                self._elsewhere_unknown.inc(side)
+            else:
+                self._elsewhere.inc(side, by=usd)
+        if elsewhere.saved is not None:
+            self._saved.inc(model, by=elsewhere.saved)
+            self._overpaid.inc(model, by=-elsewhere.saved)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The scrape and its content type. Run it in a thread; at most a second old."""
@@ -300,6 +323,18 @@ class Metrics:
         self._decisions = counter(
             "tandem_route_decisions_total", "Routes chosen.", ("reason", "tier"), limit=60
         )
+        self._observed = counter(
+            "tandem_rules_observed_total",
+            "Requests that a rule in the mode observe would have matched.",
+            ("rule",),
+            limit=32,
+        )
+        self._findings = counter(
+            "tandem_privacy_findings_total",
+            "Requests in which the privacy detector saw this kind.",
+            ("kind",),
+            limit=16,
+        )
         self._balance = counter(
             "tandem_balance_choices_total",
             "How the first upstream was picked among its equals: warm, load, or the only one.",
@@ -334,6 +369,30 @@ class Metrics:
             limit=32,
         )
         self._speculation = SpeculationSeries(self._counter, self._histogram)
+        self._elsewhere = counter(
+            "tandem_counterfactual_cost_usd_total",
+            "What answers would have cost with the same tokens, all in the cloud or all here.",
+            ("all",),
+            limit=2,
+        )
+        self._elsewhere_unknown = counter(
+            "tandem_counterfactual_unknown_total",
+            "Answers of which that is not known: no price, or nobody there who could have served.",
+            ("all",),
+            limit=2,
+        )
+        self._saved = counter(
+            "tandem_savings_usd_total",
+            "What the cloud would have cost beyond what was paid, where both are known.",
+            ("model",),
+            limit=24,
+        )
+        self._overpaid = counter(
+            "tandem_overspending_usd_total",
+            "What was paid beyond what the cloud would have cost, where both are known.",
+            ("model",),
+            limit=24,
+        )
         self._approximate = counter(
             "tandem_approximate_answers_total",
             "Answers of an approximate mode.",

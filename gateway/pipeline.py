@@ -81,6 +81,7 @@ class Pipeline:
         energy: Energy,
         clock: Callable[[], float],
         wall: Callable[[], float],
+        decided: Callable[[Exchange, Plan], None] | None = None,
     ) -> None:
         self.fleet = fleet
         self.planner = planner
@@ -90,6 +91,7 @@ class Pipeline:
         self._energy = energy
         self._clock = clock
         self._wall = wall
+        self._decided = decided
 
     async def answer(self, exchange: Exchange) -> Reply:
         """Take one request as far as its first content, and hand the rest back as events.
@@ -172,10 +174,10 @@ class Pipeline:
             if len(draft.attempts) == MOST_ATTEMPTS:
                 break
             retry = bool(draft.attempts)
-            trial = self.fleet.begin(upstream.name, retry=retry, probe=candidate.probe)
+            trial = plan.reach.begin(upstream.name, retry=retry, probe=candidate.probe)
             if trial is None:
                 continue
-            stream = self.fleet.backend(upstream.name).stream(exchange.request, call)
+            stream = plan.reach.backend(upstream.name).stream(exchange.request, call)
             opened = Opened(upstream=upstream, trial=trial, started=self._clock(), stream=stream)
             try:
                 await opened.until_content()
@@ -186,6 +188,8 @@ class Pipeline:
                 last = error
                 continue
             self._note_upstream(exchange, draft, opened, fell_back=last is not None)
+            if plan.conversation is not None:
+                plan.conversation.served_by(upstream.name)
             self.planner.balancer.begun(plan.balanced, upstream.name)
             return opened
         raise last or Unavailable(
@@ -337,10 +341,13 @@ class Pipeline:
 
     def _note_plan(self, draft: RecordDraft, plan: Plan, exchange: Exchange) -> None:
         route = plan.route
-        draft.zone = plan.zone.label
         draft.reason, draft.rule, draft.score = route.reason, route.rule, route.score
         draft.balance = route.balance
         draft.decide_s = self._clock() - exchange.arrived
+        if self._decided is not None:
+            self._decided(exchange, plan)
+        if len(route.candidates) > 1:
+            draft.others = tuple([candidate.upstream for candidate in route.candidates])
         alias = self.planner.rulebook.aliases.get(exchange.request.model)
         limit = (alias.deadline_s if alias else None) or self.planner.rulebook.deadline_s
         patience = client_patience(exchange.headers, stream=exchange.request.stream)
@@ -382,5 +389,8 @@ class Pipeline:
         if permit is not None:
             permit.release()
         draft.duration_s = self._clock() - exchange.arrived
+        draft.found, draft.observed = exchange.found, exchange.observed
+        if exchange.zone is not None:
+            draft.zone = exchange.zone.label
         note_end(draft, error)
         self._record(draft.freeze())

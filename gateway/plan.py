@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 
 from gateway.balance import Groups
 from gateway.balancer import Balanced, Balancer
+from gateway.conversations import Conversation, Conversations
 from gateway.core.chat import ChatRequest
 from gateway.core.errors import TandemError, Unavailable
 from gateway.core.exchange import Exchange
-from gateway.core.routing import Candidate, Facts, Route, Zone
+from gateway.core.routing import Candidate, Facts, Rejection, Route, Zone
 from gateway.filters import (
     admit,
     ask_count,
@@ -23,10 +24,12 @@ from gateway.filters import (
     resolve,
     wants_exact,
 )
-from gateway.fleet import Fleet
+from gateway.fleet import Fleet, Reach
 from gateway.parameters import strict as wants_strict
-from gateway.privacy import zone_of
-from router_policies.base import Assessor, Policy
+from gateway.privacy import NOTHING, Detector, Findings, zone_of
+from gateway.tightened import Tightened
+from router_policies.base import Assessor, Policy, Rule
+from router_policies.facts import STICKY
 from router_policies.facts import facts as facts_of
 
 
@@ -35,7 +38,8 @@ class Alias:
     """A model name that stands for several upstreams, and how to choose among them.
 
     `groups` are those that stand equal, with their weights; None: who is the same in all that
-    matters (balance.py). `assessor` is there if the policy goes by predictions.
+    matters (balance.py). `assessor` is there if the policy goes by predictions, `conversations` if
+    it wants to know who answered last.
     """
 
     candidates: tuple[str, ...]
@@ -43,6 +47,7 @@ class Alias:
     assessor: Assessor | None = None
     deadline_s: float | None = None
     min_bits: float | None = None
+    conversations: Conversations | None = None
     groups: Groups | None = None
 
 
@@ -52,7 +57,8 @@ class Rulebook:
 
     `epoch` changes with it, so that no answer kept under other rules is served. `headers` are the
     request headers that rules look at; `locality`, `min_bits`, `exact` and `reach` are the rules'
-    say before routing; `led` is what each `use:` rule leads to, by its name.
+    say before routing; `led` is what each `use:` rule leads to, by its name. `rules` are all of
+    them, for explanations; `observed` names those that only look on, if there are any.
     """
 
     aliases: Mapping[str, Alias]
@@ -67,17 +73,26 @@ class Rulebook:
     epoch: str = ""
     deadline_s: float | None = None
     strict_parameters: bool = False
+    detector: Detector | None = None
+    tightened: Tightened | None = None
+    rules: tuple[Rule, ...] = ()
+    observed: Callable[[Facts], tuple[str, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Where a request would go, and all that was considered on the way."""
+    """Where a request would go, and all that was considered on the way.
+
+    `reach` holds the upstreams inside its zone: the others cannot be opened from here.
+    """
 
     zone: Zone
+    reach: Reach
     facts: Facts
     route: Route
     counted: Mapping[str, int]
     balanced: Balanced | None = None
+    conversation: Conversation | None = None
     assessor: Assessor | None = None
 
     def taken(self) -> None:
@@ -91,6 +106,24 @@ class Plan:
             self.assessor.spent(usd)
 
 
+@dataclass(slots=True, kw_only=True)
+class Trace:
+    """What a dry run wants to know besides. Giving one to the planner makes it one: then it leaves
+    nothing behind anywhere.
+    """
+
+    zone: Zone = Zone.MACHINE
+    zone_by_rule: Zone | None = None
+    zone_before: Zone | None = None
+    found: Findings = NOTHING
+    facts: Facts = field(default_factory=dict)
+    alias: str | None = None
+    listed: tuple[str, ...] = ()
+    considered: tuple[Candidate, ...] = ()
+    rejected: tuple[Rejection, ...] = ()
+    counted: Mapping[str, int] = field(default_factory=dict)
+
+
 class Planner:
     """Plans for one configuration over one fleet. Holds no request's state."""
 
@@ -99,15 +132,29 @@ class Planner:
         self.balancer = balancer or Balancer()
         self._fleet = fleet
 
-    async def plan(self, exchange: Exchange) -> Plan:
-        """Classify, filter and route. No effect on anything.
+    async def plan(self, exchange: Exchange, trace: Trace | None = None) -> Plan:
+        """Classify, filter and route. No effect on anything but what is remembered of privacy.
 
         The zone is settled before any candidate is looked at, and what lies outside it is gone
         before a policy is asked: a pin, a rule or a score cannot bring it back (DESIGN 2.2, 2.3).
         """
         request, caller, book = exchange.request, exchange.caller, self.rulebook
         facts = facts_of(request, caller, exchange.headers, book.headers)
-        zone = zone_of(caller, exchange.headers, book.default_zone, book.locality(facts))
+        if book.observed is not None:
+            exchange.observed = book.observed(facts)
+        by_rule = book.locality(facts)
+        zone = zone_of(caller, exchange.headers, book.default_zone, by_rule)
+        found = NOTHING
+        if book.detector is not None and zone is not Zone.MACHINE:
+            found = await book.detector.look(request, keep=trace is None)
+            zone, exchange.found = min(zone, found.zone), found.kinds
+        before = None
+        if book.tightened is not None:
+            before = book.tightened.zone(request, caller)
+            zone = zone if before is None else min(zone, before)
+            if trace is None and zone < min(caller.zone, book.default_zone):
+                book.tightened.note(request, caller, zone)
+        exchange.zone = zone
         alias, names = resolve(request.model, book.aliases, self._fleet.names, caller)
         candidates = self._fleet.snapshot(book.reach(alias, facts, names))
         demands = [min_bits(exchange.headers), book.min_bits(facts)]
@@ -124,12 +171,22 @@ class Planner:
             kept, _ = admit(
                 request, hope, zone, caller, counted, wished, strict=strict, exact=exact
             )
+        if trace is not None:
+            trace.zone, trace.zone_by_rule, trace.found = zone, by_rule, found
+            trace.zone_before = before
+            trace.facts, trace.alias, trace.listed = facts, alias, names
+            trace.considered, trace.rejected, trace.counted = candidates, rejected, counted
         if not kept:
-            raise refusal(request, rejected)
+            raise refusal(request, rejected, exchange.found)
         policy = book.pin if alias is None else book.aliases[alias].policy
         assessor = None if alias is None else book.aliases[alias].assessor
         if assessor is not None and len(kept) > 1:
             facts = {**facts, **assessor.assess(request)}
+        conversation = None
+        if alias is not None and (known := book.aliases[alias].conversations) is not None:
+            conversation = known.of(request, caller.tenant, zone)
+            if conversation is not None and (last := conversation.last) is not None:
+                facts = {**facts, STICKY: last}
         route = policy.choose(facts, kept)
         if route is None:
             raise Unavailable("No policy made a choice.", code="no_route")
@@ -140,9 +197,11 @@ class Planner:
             route, balanced = self._balance(route, exchange, zone, alias)
         return Plan(
             zone=zone,
+            reach=self._fleet.within(zone),
             facts=facts,
             route=route,
             counted=counted,
+            conversation=conversation,
             balanced=balanced,
             assessor=assessor,
         )
@@ -159,7 +218,7 @@ class Planner:
             tenant=exchange.caller.tenant,
             zone=zone,
             groups=book.aliases[led if led in book.aliases else alias].groups,
-            begin=0 if led in book.aliases else 1,
+            begin=0 if led in book.aliases and route.reason != "sticky" else 1,
         )
 
     async def _count(
@@ -167,12 +226,13 @@ class Planner:
     ) -> dict[str, int]:
         """Prompt tokens, by upstream, for those whose context might be too small."""
         counted: dict[str, int] = {}
+        reach = self._fleet.within(zone)
         for candidate in candidates:
             if not ask_count(request, candidate, zone):
                 continue
             name = candidate.upstream.name
             try:
-                tokens = await self._fleet.backend(name).count(request)
+                tokens = await reach.backend(name).count(request)
             except TandemError:
                 continue  # it cannot tell; if it is chosen all the same, its answer will
             if tokens is not None:

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from gateway.core.exchange import ExchangeRecord
+from gateway.ledger import counterfactual
 
 CAPACITY = 4096
 MAX_WAITING = 10_000
@@ -40,6 +41,7 @@ class RecordStore:
 def to_json(record: ExchangeRecord) -> dict[str, Any]:
     """The record as an API answer and a log line have it. Seconds become milliseconds."""
     usage = record.usage
+    elsewhere = counterfactual(record)
     return {
         "id": record.id,
         "created": record.created,
@@ -84,9 +86,13 @@ def to_json(record: ExchangeRecord) -> dict[str, Any]:
         "cost_usd": record.cost_usd if record.cost_known else None,
         "cost_estimated": record.cost_estimated if record.cost_known else None,
         "avoided_usd": record.avoided_usd,
+        "all_cloud_usd": None if elsewhere is None else elsewhere.all_cloud,
+        "all_local_usd": None if elsewhere is None else elsewhere.all_local,
         "energy_j": record.energy_j,
         "energy_estimated": None if record.energy_j is None else record.energy_estimated,
         "ignored": list(record.ignored),
+        "found": list(record.found),
+        "observed": list(record.observed),
         "speculation": record.speculation,
         "cascade": record.cascade,
     }

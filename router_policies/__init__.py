@@ -4,4 +4,5 @@ POLICIES = {
     "learned": "router_policies.learned.policy:LearnedPolicy",
     "rules": "router_policies.rules:RulesPolicy",
     "static": "router_policies.static:StaticPolicy",
+    "sticky": "router_policies.sticky:StickyPolicy",
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
 from gateway.core.chat import ChatRequest
@@ -26,9 +27,19 @@ class Condition(Protocol):
         """The facts that it looks at."""
 
 
+class Mode(StrEnum):
+    """What a matching rule's say on routing is worth."""
+
+    ENFORCE = "enforce"
+    OBSERVE = "observe"
+    """Nothing: it is recorded that it would have matched."""
+    BYPASS_LEARNING = "bypass_learning"
+    """No policy behind the rules is asked: the rule's upstreams or the alias's own order stands."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One entry of `rules:`. At least one of `use`, `locality`, `min_bits`, `exact` is set.
+    """One entry of `rules:`: `use`, `locality`, `min_bits`, `exact`, or it bypasses learning.
 
     `use` is the name of an upstream or an alias; with `fallback` the request's other candidates
     stay behind it. `locality` is the widest zone that a matching request may reach, `min_bits` the
@@ -42,6 +53,14 @@ class Rule:
     locality: Zone | None = None
     min_bits: float | None = None
     exact: bool = False
+    mode: Mode = Mode.ENFORCE
+
+    @property
+    def decides(self) -> bool:
+        """Whether it ends the search for a rule once it matches."""
+        if self.mode is Mode.OBSERVE:
+            return False
+        return self.use is not None or self.mode is Mode.BYPASS_LEARNING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +105,14 @@ class Assessor(Protocol):
 
     def state(self) -> Mapping[str, Any]:
         """For an operator's eyes, as JSON may hold it."""
+
+
+@runtime_checkable
+class Adjuster(Protocol):
+    """A policy that has a say on the route of one before it. As pure as the others."""
+
+    def adjust(self, facts: Facts, route: Route) -> Route:
+        """The route as it shall be: the same candidates, perhaps in another order."""
 
 
 @runtime_checkable

@@ -21,6 +21,11 @@ SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x
 """Never a fact: a rule that matched one would keep a credential in the configuration."""
 
 
+STICKY = "sticky"
+"""The upstream that answered the conversation's last turn: a fact for policies behind the rules. No
+rule can ask for it, since where a request may go must not depend on where it went."""
+
+
 class Kind(StrEnum):
     """The type of a fact, which decides what it can be compared with."""
 

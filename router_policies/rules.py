@@ -10,15 +10,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from gateway.core.flaw import Flaw, Path
 from gateway.core.registry import suggest
 from gateway.core.routing import Candidate, Facts, Route, Zone
-from router_policies.base import Condition, Rule, Settings
-from router_policies.conditions import ALWAYS, compile_condition
+from router_policies.base import Condition, Mode, Rule, Settings
+from router_policies.conditions import ALWAYS, AllOf, compile_condition
 from router_policies.facts import HEADER
+from router_policies.static import StaticPolicy
 
-KEYS = ("name", "when", "use", "fallback", "locality", "min_bits", "exact")
+KEYS = (
+    "name", "key", "team", "priority", "when", "use", "fallback", "locality", "min_bits", "exact",
+    "mode",
+)  # fmt: skip
+KEY_ID = re.compile(r"[0-9a-f]{8}")
+TEAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MOST_PRIORITY = 1_000_000
 MOST_BITS = 64
 RULE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """A rule's name goes into a response header and a metric label."""
@@ -42,8 +50,13 @@ def exact(rules: Iterable[Rule], facts: Facts) -> bool:
 
 
 def first_use(rules: Iterable[Rule], facts: Facts) -> Rule | None:
-    """The first matching rule that has a `use:`."""
-    return next((r for r in rules if r.use is not None and r.when.matches(facts)), None)
+    """The first matching rule that decides: one that has a `use:` or bypasses learning."""
+    return next((r for r in rules if r.decides and r.when.matches(facts)), None)
+
+
+def observed(rules: Iterable[Rule], facts: Facts) -> tuple[str, ...]:
+    """The rules that only look on, and match."""
+    return tuple(r.name for r in rules if r.mode is Mode.OBSERVE and r.when.matches(facts))
 
 
 def targets(rule: Rule, aliases: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
@@ -66,7 +79,7 @@ def reach(
     With `fallback: false` the others leave here, so that nothing else can serve the request.
     """
     rule = first_use(rules, facts)
-    if rule is None:
+    if rule is None or rule.use is None:
         return names
     wanted = targets(rule, aliases)
     return tuple(dict.fromkeys((*names, *wanted) if rule.fallback else wanted))
@@ -95,6 +108,8 @@ class RulesPolicy:
         rule = first_use(self._rules, facts)
         if rule is None:
             return None
+        if rule.use is None:
+            return self._as_written(candidates, rule)
         present = {candidate.upstream.name: candidate for candidate in candidates}
         wanted = targets(rule, self._aliases)
         first = [present[name] for name in dict.fromkeys(wanted) if name in present]
@@ -104,11 +119,18 @@ class RulesPolicy:
         order = (*first, *rest) if rule.fallback else tuple(first)
         return Route(candidates=order, reason="rule", rule=rule.name)
 
+    def _as_written(self, candidates: Sequence[Candidate], rule: Rule) -> Route:
+        """The alias's own order, which nothing behind the rules is asked about."""
+        route = StaticPolicy(Settings()).choose({}, candidates)
+        return replace(route, reason="rule", rule=rule.name)
+
 
 def compile_rules(
     raw: object, path: Path, names: Collection[str], flaws: list[Flaw]
 ) -> tuple[Rule, ...]:
-    """The rules that a configuration lists; what is wrong with them goes to `flaws`.
+    """The rules that a configuration lists, in the order in which they are asked: those of a key
+    before those of a team before all others, and among these by priority and place. What is wrong
+    with them goes to `flaws`.
 
     `names` are the upstreams and aliases that `use:` may name.
     """
@@ -117,7 +139,7 @@ def compile_rules(
     if not isinstance(raw, list | tuple):
         flaws.append(Flaw(path, "expects a list of rules"))
         return ()
-    rules: list[Rule] = []
+    rules: list[tuple[tuple[int, float], Rule]] = []
     seen: set[str] = set()
     for index, entry in enumerate(raw):
         here = (*path, index)
@@ -127,8 +149,14 @@ def compile_rules(
         if rule.name in seen:
             flaws.append(Flaw((*here, "name"), f"a rule named {rule.name!r} exists already"))
         seen.add(rule.name)
-        rules.append(rule)
-    return tuple(rules)
+        rules.append((_rank(entry), rule))
+    return tuple(rule for _, rule in sorted(rules, key=lambda pair: pair[0]))
+
+
+def _rank(raw: Mapping[str, object]) -> tuple[int, float]:
+    scope = 0 if "key" in raw else 1 if "team" in raw else 2
+    priority = raw.get("priority", 0)
+    return scope, priority if isinstance(priority, int) else 0
 
 
 def _compile_rule(
@@ -149,6 +177,8 @@ def _compile_rule(
     when: Condition = ALWAYS
     if "when" in raw:
         when = compile_condition(raw["when"], (*path, "when"), flaws)
+    when = _scoped(when, raw, path, flaws)
+    mode = _mode(raw, path, flaws)
     use = _use(raw, path, names, flaws)
     zone = _locality(raw, path, flaws)
     bits = _min_bits(raw, path, flaws)
@@ -158,7 +188,11 @@ def _compile_rule(
     demanded = raw.get("exact", True)
     if demanded is not True:
         flaws.append(Flaw((*path, "exact"), "exact is true, or not said"))
-    if not {"use", "locality", "min_bits", "exact"} & raw.keys():
+    always = {"locality", "min_bits", "exact"}
+    if mode is Mode.OBSERVE and always & raw.keys():
+        message = "`locality:`, `min_bits:` and `exact:` always hold; they cannot only look on"
+        flaws.append(Flaw((*path, "mode"), message, at_key=True))
+    if not {"use", *always} & raw.keys() and mode is not Mode.BYPASS_LEARNING:
         message = "a rule says `use:`, `locality:`, `min_bits:` or `exact:`; this one none of them"
         flaws.append(Flaw(path, message))
     elif "use" not in raw and "fallback" in raw:
@@ -173,7 +207,40 @@ def _compile_rule(
         locality=zone,
         min_bits=bits,
         exact="exact" in raw,
+        mode=mode,
     )
+
+
+def _scoped(when: Condition, raw: Mapping[str, object], path: Path, flaws: list[Flaw]) -> Condition:
+    """The condition, held to the rule's key and team where it names one."""
+    scoped: dict[str, object] = {}
+    for name, fact, pattern, what in (
+        ("key", "key_id", KEY_ID, "a key is named by the first 8 hex digits of its digest"),
+        ("team", "tenant", TEAM, "a team is a tenant's name"),
+    ):
+        value = raw.get(name)
+        if name not in raw:
+            continue
+        if not isinstance(value, str) or not pattern.fullmatch(value):
+            flaws.append(Flaw((*path, name), what))
+            continue
+        scoped[fact] = value
+    priority = raw.get("priority", 0)
+    if not isinstance(priority, int) or isinstance(priority, bool) or abs(priority) > MOST_PRIORITY:
+        flaws.append(Flaw((*path, "priority"), "priority is a whole number; the least goes first"))
+    if not scoped:
+        return when
+    return AllOf((compile_condition(scoped, path, flaws), when))
+
+
+def _mode(raw: Mapping[str, object], path: Path, flaws: list[Flaw]) -> Mode:
+    value = raw.get("mode", Mode.ENFORCE.value)
+    for mode in Mode:
+        if value == mode.value:
+            return mode
+    hint = suggest(str(value), [mode.value for mode in Mode])
+    flaws.append(Flaw((*path, "mode"), f"{value!r} is not a mode{hint}"))
+    return Mode.ENFORCE
 
 
 def _use(

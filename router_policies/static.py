@@ -16,6 +16,6 @@ class StaticPolicy:
     def __init__(self, settings: Settings) -> None:
         pass
 
-    def choose(self, facts: Facts, candidates: Sequence[Candidate]) -> Route | None:
+    def choose(self, facts: Facts, candidates: Sequence[Candidate]) -> Route:
         ordered = sorted(candidates, key=lambda c: (not c.healthy, c.full))
         return Route(candidates=tuple(ordered), reason="static")

@@ -14,24 +14,23 @@ import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
+
+import orjson
 
 from gateway.app import Gateway
-from gateway.balance import Member
 from gateway.cli.serve import default_model_dir
 from gateway.config import Config, ConfigError, load
-from gateway.core.chat import Usage
 from gateway.core.errors import TandemError
 from gateway.core.exchange import Caller, Exchange
 from gateway.core.registry import load as load_class
-from gateway.core.routing import Upstream
 from gateway.dialects import DIALECTS
 from gateway.discovery import TARGET, discover
-from gateway.plan import Plan
+from gateway.explain import explain as explained
+from gateway.plan import Plan, Trace
 from gateway.wire.strict import parse
 from router_policies.learned.utility import worth
 
-ASSUMED_COMPLETION = 256
-"""Tokens an answer is taken to have when the request sets no limit."""
 MOST_PARTS = 8
 """Of a score, shown one by one."""
 
@@ -45,6 +44,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     explain.add_argument("--header", action="append", default=[], metavar="NAME:VALUE")
     explain.add_argument("--local-only", action="store_true")
     explain.add_argument("--model-dir", type=Path, default=default_model_dir())
+    explain.add_argument("--json", action="store_true", help="everything, as the API tells it")
     explain.set_defaults(run=run_explain)
 
 
@@ -74,11 +74,15 @@ async def explain(arguments: argparse.Namespace, raw: bytes, env: Mapping[str, s
             arrived=time.monotonic(),
             headers=headers,
         )
-        plan = await gateway.pipeline.planner.plan(exchange)
-        lines = _lines(plan, request.model, request.sampling.max_tokens)
-        if plan.assessor is not None and "router.score" in plan.facts:
+        told = await explained(gateway.pipeline.planner, exchange)
+        if arguments.json:
+            return orjson.dumps(told, option=orjson.OPT_INDENT_2).decode()
+        # Raises what a client would get.
+        plan = await gateway.pipeline.planner.plan(exchange, Trace())
+        lines = _lines(told)
+        if told["contributions"]:
             lines += ["", *_worths(gateway.config, plan, request.model)]
-            lines += ["", *_contributions(plan.assessor.explain(request))]
+            lines += ["", *_contributions(told["contributions"])]
         return "\n".join(lines)
 
 
@@ -93,40 +97,69 @@ async def _config(arguments: argparse.Namespace, env: Mapping[str, str]) -> Conf
     return Config.build(upstreams=upstreams, privacy={"default": found.default_zone})
 
 
-def _lines(plan: Plan, model: str, limit: int | None) -> list[str]:
-    route = plan.route
-    why = f"{route.reason} ({route.rule})" if route.rule else route.reason
-    if plan.balanced is not None:
-        why += f", balanced by {route.balance}"
-    tokens = int(plan.facts["prompt_tokens"])
-    usage = Usage(prompt_tokens=tokens, completion_tokens=limit or ASSUMED_COMPLETION)
+def _lines(told: Mapping[str, Any]) -> list[str]:
+    decision, assumed = told["decision"], told["assumed"]
+    why = decision["reason"] + (f" ({decision['rule']})" if decision["rule"] else "")
+    if decision["score"] is not None:
+        why += f", score {decision['score']:.3f}"
+    if decision["balance"] is not None:
+        why += f", balanced by {decision['balance']}"
     shown = [
-        f"model     {model}",
-        f"zone      {plan.zone.label}",
-        f"decided   {why}" + (f", score {route.score:.3f}" if route.score is not None else ""),
-        f"prompt    about {tokens} tokens; answer taken as {usage.completion_tokens}",
+        f"model     {told['model']}",
+        f"zone      {told['zone']}",
+        f"decided   {why}",
+        f"prompt    about {assumed['prompt_tokens']} tokens; answer taken as"
+        f" {assumed['completion_tokens']}",
         "",
     ]
-    for place, candidate in enumerate(route.candidates):
-        word = "goes to" if place == 0 else "then to"
-        shown.append(f"{word:<9} {_describe(candidate.upstream, usage)}")
-    shown += [f"balanced  {_balanced(group)}" for group in _groups(plan)]
-    shown += [f"not to    {r.upstream}: {r.reason}, {r.detail}" for r in route.rejected]
-    shown += ["", "facts     " + ", ".join(f"{k}={v}" for k, v in sorted(plan.facts.items()))]
+    for each in told["candidates"]:
+        if each["place"] is None:
+            shown.append(f"not to    {each['upstream']}: {each['removed_by']}, {each['why']}")
+        else:
+            word = "goes to" if each["place"] == 1 else "then to"
+            shown.append(f"{word:<9} {_describe(each)}")
+    shown += [f"balanced  {_balanced(group)}" for group in told["balanced"]]
+    shown += ["", *_phases(told["phases"]), ""]
+    shown += [f"rule      {_rule(each)}" for each in told["rules"]]
+    shown.append("facts     " + ", ".join(f"{k}={v}" for k, v in told["facts"].items()))
     return shown
 
 
-def _groups(plan: Plan) -> tuple[tuple[Member, ...], ...]:
-    return () if plan.balanced is None else plan.balanced.groups
+def _phases(phases: list[Mapping[str, Any]]) -> list[str]:
+    lines = []
+    for each in phases:
+        removed = ", ".join(out["upstream"] for out in each.get("removed", ())) or "nothing"
+        match each["phase"]:
+            case "name":
+                names = ", ".join(each["candidates"])
+                said = f"pins {names}" if each["pinned"] else f"{each['alias']} stands for {names}"
+            case "zone":
+                voices = ", ".join(f"{voice['by']}: {voice['zone']}" for voice in each["said"])
+                said = f"removes {removed} ({voices})"
+            case "policy":
+                said = f"{each['decided']}: {', '.join(each['order'])}"
+            case _:
+                added = ", ".join(each.get("added", ()))
+                said = f"removes {removed}" + (f", adds {added}" if added else "")
+        lines.append(f"phase     {each['phase']}: {said}")
+    return lines
 
 
-def _balanced(group: tuple[Member, ...]) -> str:
+def _rule(rule: Mapping[str, Any]) -> str:
+    wants = [
+        f"{key} {rule[key]}" for key in ("use", "locality", "min_bits", "exact") if key in rule
+    ]
+    mode = "" if rule["mode"] == "enforce" else f" ({rule['mode']})"
+    late = "" if rule.get("decides", True) or mode else " (an earlier one decided)"
+    return f"{rule['rule']} matches: {', '.join(wants) or 'nothing else'}{mode}{late}"
+
+
+def _balanced(group: list[Mapping[str, Any]]) -> str:
     """The group, best member first: what each costs now, and what of the prompt it knows."""
-    total = sum(member.weight for member in group)
     return "; ".join(
-        f"{member.name} (share {member.weight / total:.0%}, {member.candidate.in_flight} in flight,"
-        f" {member.warm:.0f} tokens warm, cost {member.cost_s * 1e3:.0f} ms)"
-        for member in group
+        f"{each['upstream']} (share {each['share']:.0%}, {each['in_flight']} in flight,"
+        f" {each['warm_tokens']:.0f} tokens warm, cost {each['cost_ms']:.0f} ms)"
+        for each in group
     )
 
 
@@ -153,11 +186,12 @@ def _contributions(parts: Mapping[str, float]) -> list[str]:
     return shown + [f"{'':<9} {value:+.4f} {name}" for name, value in large]
 
 
-def _describe(upstream: Upstream, usage: Usage) -> str:
-    usd = upstream.cost_of(usage)
+def _describe(each: Mapping[str, Any]) -> str:
+    usd, first = each["cost_usd"], each["ttft_ms"]
     price = "price unknown" if usd is None else f"{usd:.6f} USD"
-    how = f", {upstream.strategy}" if upstream.strategy else ""
-    return f"{upstream.name} ({upstream.tier.value}, {upstream.zone.label}, {price}{how})"
+    soon = "" if first is None else f", first token after {first:.0f} ms"
+    how = f", {each['strategy']}" if each["strategy"] else ""
+    return f"{each['upstream']} ({each['tier']}, {each['zone']}, {price}{how}{soon})"
 
 
 def _header(text: str) -> tuple[str, str]:

@@ -20,7 +20,8 @@ from gateway.app import Gateway
 from gateway.cli.announce import announce
 from gateway.companion_process import CompanionProcess
 from gateway.config import Config, ConfigError, load
-from gateway.config_sections import CacheSection, ExactCache, Privacy, Server
+from gateway.config_privacy import Privacy
+from gateway.config_sections import CacheSection, ExactCache, Server
 from gateway.core.routing import Zone
 from gateway.discovery import BUNDLED_TARGET, TARGET, Found, discover
 from gateway.limits.keys import OpenGateway, callers_from, check_bind, is_loopback

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from gateway.core.chat import ChatRequest, Endpoint, Priority, Usage
 from gateway.core.events import Event
-from gateway.core.routing import Route, Tier, Zone
+from gateway.core.routing import Route, Tier, Upstream, Zone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,11 @@ class Call:
 
 @dataclass(slots=True, kw_only=True)
 class Exchange:
-    """One request in flight. Born in the server, dies with its response."""
+    """One request in flight. Born in the server, dies with its response.
+
+    `zone`, what the privacy detector `found` and the rules that only looked on (`observed`) are
+    known once it has been classified.
+    """
 
     id: str
     caller: Caller
@@ -50,6 +54,9 @@ class Exchange:
     arrived: float
     headers: Mapping[str, str] = field(default_factory=dict)
     deadline: float | None = None
+    zone: Zone | None = None
+    found: tuple[str, ...] = ()
+    observed: tuple[str, ...] = ()
 
     @property
     def priority(self) -> Priority:
@@ -88,8 +95,11 @@ class RecordDraft:
 
     Times are seconds; `ttft_s` counts from arrival to the first content. `avoided_usd` is what a
     cache hit saved; `cost_estimated` says that it rests on guessed tokens or joules; `ignored` are
-    request fields that did not reach the model or do nothing there. `strategy`: how the answer was
-    begun, where drafts are used; `approximate`: it need not be the model's own. `continued`: so
+    request fields that did not reach the model or do nothing there. `found` are the kinds of
+    private data that its detector saw; `others` are those that could have answered, if there was a
+    choice, in the route's order; `observed` are rules that would have matched. `strategy`: how the
+    answer was begun, where drafts are used; `approximate`: it need not be the model's own.
+    `continued`: so
     often somebody else went on with an answer that was cut.
     """
 
@@ -128,6 +138,9 @@ class RecordDraft:
     energy_estimated: bool = True
     avoided_usd: float | None = None
     ignored: tuple[str, ...] = ()
+    found: tuple[str, ...] = ()
+    others: tuple[Upstream, ...] = ()
+    observed: tuple[str, ...] = ()
     strategy: str = ""
     speculation: dict[str, Any] | None = None
     cascade: dict[str, Any] | None = None
@@ -178,6 +191,9 @@ class ExchangeRecord(NamedTuple):
     energy_estimated: bool
     avoided_usd: float | None
     ignored: tuple[str, ...]
+    found: tuple[str, ...]
+    others: tuple[Upstream, ...]
+    observed: tuple[str, ...]
     speculation: dict[str, Any] | None
     cascade: dict[str, Any] | None
 

@@ -185,13 +185,16 @@ class Route:
     """A policy's answer: upstreams in the order to try them, and why.
 
     `reason` is one of a closed list (pin, rule, static, learned, sticky, …); `rule` names the rule
-    that decided, if one did. `balance` says how the first was picked among its equals: `warm` (it
-    knows the prompt's beginning), `load`, or `only` where it has none.
+    that decided, if one did. `worth`: what each upstream is to the policy that ranked them, as
+    quality less what it costs; empty where the order has no measure. `balance` says how the first
+    was picked among its equals: `warm` (it knows the prompt's beginning), `load`, or `only` where
+    it has none.
     """
 
     candidates: tuple[Candidate, ...]
     reason: str
     rule: str | None = None
     score: float | None = None
+    worth: Mapping[str, float] = field(default_factory=dict)
     balance: str = "only"
     rejected: tuple[Rejection, ...] = field(default=())

@@ -50,7 +50,9 @@ class LearnedPolicy:
             return not candidate.healthy, candidate.full, side(candidate), -worth_it
 
         order = tuple(sorted(candidates, key=key))
-        return Route(candidates=order, reason="learned", score=score)
+        # Where a share or a cap has its say, the order is not by worth, and nobody may go by it.
+        said = utility if side is _same else {}
+        return Route(candidates=order, reason="learned", score=score, worth=said)
 
 
 def _same(candidate: Candidate) -> int:

@@ -15,6 +15,7 @@ import pytest
 
 from gateway.config import loads
 from gateway.core.registry import UnknownName
+from gateway.core.routing import Zone
 from gateway.limits.keys import create
 from gateway.reload import Reloader
 from tests.fakes.process import serve
@@ -101,7 +102,7 @@ def test_row_40_what_is_unchanged_goes_on() -> None:
             old = yaml(url, "a", "b", "c") + race + "models: {mine: {candidates: [c]}}\n"
             async with running(old, KEY="k") as at:
                 before = dict(at.gateway.backends)
-                trial = at.gateway.fleet.begin("a")
+                trial = at.gateway.fleet.within(Zone.PUBLIC).begin("a")
                 assert trial is not None
                 running_stream = asyncio.create_task(streamed(at))
                 while not upstream.requests:

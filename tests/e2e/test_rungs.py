@@ -62,7 +62,7 @@ async def ask(front: Running, model: str, **fields: Any) -> Any:
 
 async def proved(front: Running, pair: str) -> None:
     await ask(front, pair)
-    backend: Any = front.gateway.fleet.backend(pair)
+    backend: Any = front.gateway.backends[pair]
     assert (await backend._ladder.settled()).state == "proved"
 
 

@@ -115,10 +115,16 @@ async def fronting(
     timeouts: Mapping[str, float] = PATIENT,
     log: JsonLog | None = None,
     cache: bool = False,
+    zones: Mapping[str, str] | None = None,
+    more: Mapping[str, Any] | None = None,
+    models: Mapping[str, Any] | None = None,
+    privacy: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> AsyncIterator[Front]:
     """A gateway whose `auto` tries the upstreams (name → base URL) in order.
 
+    `zones` are those of some of them, `more` are further entries that `auto` does not have,
+    `models` further aliases;
     `options` are added to each upstream's config entry.
     """
     # A cloud's profile: judged by its answers alone, so that no probe is among the requests.
@@ -131,9 +137,12 @@ async def fronting(
     config = {
         "upstreams": {
             name: {**entry, "base_url": url, "model": f"{name}-model", **options}
+            | ({"zone": zones[name]} if zones and name in zones else {})
             for name, url in upstreams.items()
-        },
-        "models": {"auto": {"candidates": list(upstreams)}},
+        }
+        | dict(more or {}),
+        "privacy": dict(privacy or {}),
+        "models": {"auto": {"candidates": list(upstreams)}, **(models or {})},
         "cache": {"exact": {"memory": "1MiB"} if cache else "off"},
     }
     gateway = Gateway(loads(json.dumps(config), env={"KEY": KEY}), log=log)

@@ -52,6 +52,7 @@ class ScriptedBackend:
     ok: bool = True
     tokens: int | None = None
     calls: list[ChatRequest] = field(default_factory=list)
+    told: list[Call] = field(default_factory=list)
     open_streams: int = 0
     closed: bool = False
 
@@ -70,6 +71,7 @@ class ScriptedBackend:
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncGenerator[Event, None]:
         self.calls.append(request)
+        self.told.append(call)
         self.open_streams += 1
         try:
             for step in self.script() if callable(self.script) else self.script:

@@ -88,7 +88,8 @@ def test_json_has_every_fact() -> None:
         "inter_token_s": "inter_token_ms",
     }
     wanted = {renamed.get(name, name) for name in ExchangeRecord._fields}
-    assert wanted - {"cost_known"} == said.keys()
+    elsewhere = {"all_cloud_usd", "all_local_usd"}  # what `others` would have cost
+    assert wanted - {"cost_known", "others"} | elsewhere == said.keys()
     assert json.loads(json.dumps(said)) == said
     assert (said["ttft_ms"], said["duration_ms"]) == (125.0, 1500.0)
     assert said["attempts"] == [{"upstream": "big", "result": "ok", "ms": 250.0}]

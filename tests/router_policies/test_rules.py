@@ -16,6 +16,7 @@ from router_policies.rules import (
     header_names,
     locality,
     min_bits,
+    observed,
     reach,
 )
 
@@ -173,3 +174,78 @@ def test_bits_that_are_no_number_are_refused() -> None:
         flaws: list[Flaw] = []
         compile_rules([{"name": "a", "min_bits": bad}], ("rules",), (), flaws)
         assert [flaw.path for flaw in flaws] == [("rules", 0, "min_bits")]
+
+
+WHO = {"key_id": "5f0c6a1d", "tenant": "web", "stream": False}
+
+
+def test_a_keys_rules_come_before_a_teams_before_all_others() -> None:
+    """Scope decides first, then priority, then place; a scope is a condition as well."""
+    listed = rules(
+        {"name": "all-late", "use": "small"},
+        {"name": "all-early", "priority": -1, "use": "big"},
+        {"name": "team", "team": "web", "priority": 9, "use": "box"},
+        {"name": "key-late", "key": "5f0c6a1d", "priority": 2, "use": "far"},
+        {"name": "key-early", "key": "5f0c6a1d", "priority": 1, "use": "cloud"},
+    )
+    order = ["key-early", "key-late", "team", "all-early", "all-late"]
+    assert [rule.name for rule in listed] == order
+    for facts, name in (
+        (WHO, "key-early"),
+        ({**WHO, "key_id": "00000000"}, "team"),
+        ({**WHO, "key_id": "", "tenant": "other"}, "all-early"),
+    ):
+        rule = first_use(listed, facts)
+        assert rule is not None and rule.name == name
+
+
+def test_a_scope_and_a_condition_must_both_hold() -> None:
+    """`team:` beside `when:` narrows it, also for `locality:`, which all are asked about."""
+    listed = rules(
+        {"name": "t", "team": "web", "when": {"stream": True}, "locality": "machine"},
+        {"name": "u", "team": "web", "locality": "organisation"},
+    )
+    assert locality(listed, WHO) == Zone.ORGANISATION
+    assert locality(listed, {**WHO, "stream": True}) == Zone.MACHINE
+    assert locality(listed, {**WHO, "tenant": "x", "stream": True}) is None
+
+
+def test_a_rule_that_observes_decides_nothing() -> None:
+    """It is passed over, adds nobody to the candidates, and is named."""
+    listed = rules({"name": "look", "use": "box", "mode": "observe"}, {"name": "do", "use": "big"})
+    assert chosen(listed, WHO, "small", "big") == ["big", "small"]
+    assert reach(listed, ALIASES, WHO, ("small",)) == ("small", "big")
+    assert observed(listed, WHO) == ("look",)
+
+
+def test_a_rule_that_bypasses_learning_leaves_the_aliass_own_order() -> None:
+    """Without `use:` it decides that nobody behind the rules is asked; with it, as any other."""
+    listed = rules(
+        {"name": "plain", "when": {"stream": False}, "mode": "bypass_learning"},
+        {"name": "never", "use": "big"},
+    )
+    assert chosen(listed, WHO, "small", "big") == ["small", "big"]
+    assert reach(listed, ALIASES, WHO, ("small",)) == ("small",)
+    assert chosen(listed, {**WHO, "stream": True}, "small", "big") == ["big", "small"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "path", "message"),
+    [
+        ({"use": "big", "mode": "obsrve"}, ("mode",), "did you mean 'observe'?"),
+        ({"locality": "machine", "mode": "observe"}, ("mode",), "cannot only look on"),
+        ({"min_bits": 8, "mode": "observe"}, ("mode",), "cannot only look on"),
+        ({"use": "big", "key": "tdm-secret"}, ("key",), "first 8 hex digits"),
+        ({"use": "big", "team": ["a"]}, ("team",), "a tenant's name"),
+        ({"use": "big", "priority": 1.5}, ("priority",), "whole number"),
+        ({"use": "big", "priority": True}, ("priority",), "whole number"),
+        ({"mode": "enforce"}, (), "this one none of them"),
+    ],
+)
+def test_scopes_and_modes_that_cannot_be(
+    entry: dict[str, Any], path: tuple[str, ...], message: str
+) -> None:
+    """Each mistake is told at its key."""
+    flaws: list[Flaw] = []
+    compile_rules([{"name": "r", **entry}], ("rules",), NAMES, flaws)
+    assert [(flaw.path, message in flaw.message) for flaw in flaws] == [(("rules", 0, *path), True)]

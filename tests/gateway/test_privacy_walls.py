@@ -1,0 +1,383 @@
+"""No rule, pin, score, fault or reload reaches what a harder phase has removed. Three walls, and
+each holds alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backends import BACKENDS
+from backends.base import Backend, Resources
+from gateway.admission import Admission
+from gateway.config import Config
+from gateway.core.chat import ChatRequest, Endpoint, Feature, Message
+from gateway.core.errors import (
+    LocalUnavailable,
+    TandemError,
+    UpstreamFailed,
+    UpstreamOverloaded,
+    UpstreamUnreachable,
+)
+from gateway.core.events import collect
+from gateway.core.exchange import Call, Caller, Exchange
+from gateway.core.registry import load
+from gateway.core.routing import Candidate, Facts, Route, Zone
+from gateway.detect.detector import PatternDetector
+from gateway.detect.patterns import patterns
+from gateway.fleet import Fleet
+from gateway.generation import rulebook
+from gateway.pipeline import Pipeline
+from gateway.plan import Planner
+from tests.fakes.harness import exchange, run
+from tests.fakes.scripted import ScriptedBackend, saying, upstream
+
+NAMES = ("a", "b", "c", "d")
+ZONES = st.sampled_from([zone.label for zone in Zone])
+TEAMS = ("red", "blue")
+EMAIL = "ask jane.doe@acme.io"
+FAILURES = (UpstreamUnreachable, UpstreamFailed, UpstreamOverloaded)
+
+WHEN = st.one_of(
+    st.just({"stream": False}),
+    st.sampled_from(TEAMS).map(lambda team: {"header.x-team": team}),
+    st.just({"has_tools": True}),
+    st.just({"not": {"header.x-team": {"exists": True}}}),
+)
+RULE = st.fixed_dictionaries(
+    {},
+    optional={
+        "when": WHEN,
+        "use": st.sampled_from([*NAMES, "auto", "other"]),
+        "fallback": st.booleans(),
+        "locality": ZONES,
+        "mode": st.sampled_from(["enforce", "observe", "bypass_learning"]),
+        "priority": st.integers(-2, 2),
+        "team": st.sampled_from(["default", "nobody"]),
+    },
+).filter(
+    lambda rule: (
+        ("use" in rule or ("locality" in rule and "fallback" not in rule))
+        and not ("locality" in rule and rule.get("mode") == "observe")
+    )
+)
+LISTED = st.lists(st.sampled_from(NAMES), min_size=1, max_size=4, unique=True)
+
+
+@st.composite
+def configs(draw: st.DrawFn, zones: dict[str, str]) -> dict[str, Any]:
+    """Sections of a configuration over the same upstreams."""
+    rules = draw(st.lists(RULE, max_size=4))
+    return {
+        "upstreams": {
+            name: {
+                "kind": "openai",
+                "profile": "openai",
+                "base_url": "https://cloud.invalid/v1",
+                "api_key": "x",
+                "model": f"{name}-model",
+                "zone": zones[name],
+            }
+            for name in NAMES
+        },
+        "models": {
+            "auto": {
+                "candidates": draw(LISTED),
+                "policy": draw(
+                    st.sampled_from([["rules", "static"], ["static"], ["rules", "sticky"]])
+                ),
+            },
+            "other": {"candidates": draw(LISTED)},
+        },
+        "rules": [{"name": f"r{n}", **rule} for n, rule in enumerate(rules)],
+        "privacy": {"default": draw(ZONES)},
+    }
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> tuple[dict[str, str], list[dict[str, Any]]]:
+    zones = {name: draw(ZONES) for name in NAMES}
+    return zones, [draw(configs(zones)) for _ in range(2)]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request as a client sends it."""
+
+    model: str
+    key: Zone
+    header: str | None
+    team: str | None
+    private: bool
+    tools: bool
+
+
+ASKED = st.builds(
+    Asked,
+    model=st.sampled_from([*NAMES, "auto", "other"]),
+    key=st.sampled_from(list(Zone)),
+    header=st.none() | ZONES,
+    team=st.none() | st.sampled_from(TEAMS),
+    private=st.booleans(),
+    tools=st.booleans(),
+)
+
+
+def widest(asked: Asked, sections: dict[str, Any]) -> Zone:
+    """What the request may reach, worked out here from the configuration's own words."""
+    labels = {zone.label: zone for zone in Zone}
+    zones = [asked.key, labels[sections["privacy"]["default"]]]
+    if asked.header is not None:
+        zones.append(labels[asked.header])
+    if asked.private:
+        zones.append(Zone.MACHINE)
+    zones += [
+        labels[rule["locality"]]
+        for rule in sections["rules"]
+        if "locality" in rule
+        and rule.get("team", "default") == "default"
+        and holds(rule.get("when"), asked)
+    ]
+    return min(zones)
+
+
+def holds(when: dict[str, Any] | None, asked: Asked) -> bool:
+    match when:
+        case None:
+            return True
+        case {"stream": wanted}:
+            return wanted is False
+        case {"header.x-team": team}:
+            return asked.team == team
+        case {"has_tools": _}:
+            return asked.tools
+        case _:
+            return asked.team is None
+
+
+class Rogue:
+    """Orders whatever it finds, and calls back what was removed."""
+
+    name = "rogue"
+
+    def __init__(self, fleet: Fleet, random: Random) -> None:
+        self._fleet = fleet
+        self._random = random
+
+    def choose(self, facts: Facts, candidates: Sequence[Candidate]) -> Route:
+        everything = list(self._fleet.snapshot(NAMES))
+        self._random.shuffle(everything)
+        return Route(candidates=tuple(everything), reason="learned", score=1.0)
+
+
+def request_of(asked: Asked) -> Exchange:
+    content = EMAIL if asked.private else "hello"
+    features = {Feature.CHAT} | ({Feature.TOOLS} if asked.tools else set())
+    headers = {}
+    if asked.header is not None:
+        headers["x-tandem-zone"] = asked.header
+    if asked.team is not None:
+        headers["x-team"] = asked.team
+    return replace(
+        exchange(asked.model, caller=Caller(zone=asked.key), headers=headers),
+        request=ChatRequest(
+            endpoint=Endpoint.CHAT,
+            dialect="openai_chat",
+            model=asked.model,
+            messages=(Message(role="user", text=content),),
+            features=frozenset(features),
+            body={"messages": [{"role": "user", "content": content}]},
+        ),
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    worlds(),
+    st.lists(ASKED, min_size=1, max_size=6),
+    st.integers(0, 2**32),
+    st.sets(st.sampled_from(NAMES)),
+    st.booleans(),
+)
+def test_nothing_brings_back_what_was_removed(
+    world: tuple[dict[str, str], list[dict[str, Any]]],
+    requests: list[Asked],
+    seed: int,
+    without_tools: set[str],
+    rogue: bool,
+) -> None:
+    """Over any rules, aliases, pins, faults, scores and reloads: an upstream outside the request's
+    zone is never asked, nor one that lacks what it needs, nor is a plan made that names one."""
+    zones, sections = world
+    random = Random(seed)
+    labels = {zone.label: zone for zone in Zone}
+
+    def script() -> list[Any]:
+        return [random.choice(FAILURES)("down")] if random.random() < 0.5 else saying("fine")
+
+    backends = {
+        name: ScriptedBackend(
+            upstream(
+                name,
+                zone=labels[zones[name]],
+                features=frozenset(Feature) - ({Feature.TOOLS} if name in without_tools else set()),
+            ),
+            script,
+            ok=random.random() < 0.9,
+        )
+        for name in NAMES
+    }
+    now = [0.0]
+    fleet = Fleet(backends, lambda: now[0])
+
+    async def story() -> None:
+        watch = PatternDetector(patterns(["email"]), {"email": Zone.MACHINE})
+        pipelines = []
+        for each in sections:
+            planner = Planner(fleet, rulebook(Config.build(**each), detector=watch))
+            if rogue:
+                book = planner.rulebook
+                bad = Rogue(fleet, random)
+                aliases = {n: replace(alias, policy=bad) for n, alias in book.aliases.items()}
+                planner.rulebook = replace(book, aliases=aliases, pin=bad)
+            pipelines.append(pipeline(fleet, planner, lambda: now[0]))
+        for asked in requests:
+            at = random.randrange(2)  # another configuration has come in force
+            now[0] += random.choice([0.0, 1.0, 60.0])
+            await fleet.look()
+            allowed = widest(asked, sections[at])
+            before = {name: len(backend.calls) for name, backend in backends.items()}
+            try:
+                if not rogue:
+                    plan = await pipelines[at].planner.plan(request_of(asked))
+                    assert plan.zone == allowed
+                    assert all(allowed.admits(c.upstream.zone) for c in plan.route.candidates)
+                reply = await pipelines[at].answer(request_of(asked))
+                try:
+                    await collect(reply.events)
+                finally:
+                    await reply.events.aclose()
+            except TandemError:
+                pass
+            for name, backend in backends.items():
+                if len(backend.calls) == before[name]:
+                    continue
+                assert allowed.admits(backend.upstream.zone)
+                assert backend.told[-1].zone <= allowed
+                if not rogue:  # a policy of somebody else's making is held to the zone alone
+                    assert not (asked.tools and name in without_tools)
+                    assert asked.model in ("auto", "other", name)
+        await watch.aclose()
+
+    run(story())
+
+
+def pipeline(fleet: Fleet, planner: Planner, clock: Any) -> Pipeline:
+    return Pipeline(
+        fleet=fleet,
+        planner=planner,
+        admission=Admission(limit=8),
+        cache=None,
+        record=lambda record: None,
+        energy=lambda upstream, seconds: (None, True),
+        clock=clock,
+        wall=clock,
+    )
+
+
+def test_what_is_outside_cannot_be_had() -> None:
+    """The second wall: a request holds its zone's upstreams and no others, whoever names them."""
+    fleet = Fleet(
+        {zone.label: ScriptedBackend(upstream(zone.label, zone=zone)) for zone in Zone}, lambda: 0.0
+    )
+    for zone in Zone:
+        reach = fleet.within(zone)
+        for other in Zone:
+            assert (other.label in reach) == zone.admits(other)
+            if zone.admits(other):
+                assert reach.backend(other.label).upstream.zone == other
+                continue
+            for step in (reach.backend, reach.begin):
+                with pytest.raises(LocalUnavailable):
+                    step(other.label)
+
+
+def test_a_plan_that_lies_about_its_zone_opens_nothing() -> None:
+    """Even with the first and the second wall gone, the third looks before each attempt."""
+    cloud = ScriptedBackend(upstream("cloud"), saying("leak"))
+    fleet = Fleet({"cloud": cloud}, lambda: 0.0)
+
+    async def story() -> None:
+        await fleet.look()
+        config = Config.build(
+            upstreams={"cloud": {"kind": "openai", "profile": "openai", "model": "m",
+                                 "api_key": "x"}}
+        )  # fmt: skip
+        planner = Planner(fleet, rulebook(config))
+        plan = await planner.plan(exchange("cloud"))
+
+        class Lying:
+            rulebook = planner.rulebook
+
+            async def plan(self, exchange: Exchange) -> Any:
+                return replace(plan, zone=Zone.MACHINE)
+
+        lying = pipeline(fleet, Lying(), lambda: 0.0)  # type: ignore[arg-type]
+        with pytest.raises(LocalUnavailable):
+            await lying.answer(exchange("cloud"))
+
+    run(story())
+    assert cloud.calls == []
+
+
+COMBINED = {
+    "race": {"kind": "race", "of": ["near", "far"]},
+    "continuation": {"kind": "continuation", "of": ["far", "near"], "same_model": True},
+    "cascade": {"kind": "cascade", "draft": "near", "strong": "far"},
+}
+
+
+@pytest.mark.parametrize("kind", ["plain", *COMBINED])
+@pytest.mark.parametrize("endpoint", [Endpoint.CHAT, Endpoint.COMPLETION, Endpoint.EMBEDDINGS])
+def test_the_egress_client_looks_by_itself(kind: str, endpoint: Endpoint) -> None:
+    """The last wall: a backend that is handed a request of a tighter zone opens no connection, also
+    through what races it or goes on with its answers."""
+    opened: list[str] = []
+
+    class Transport(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            opened.append(request.url.host)
+            raise httpx.ConnectError("refused")
+
+    def built(name: str, entry: dict[str, Any], parts: dict[str, Backend]) -> Backend:
+        backend = load(BACKENDS, entry["kind"], what="kind")
+        resources = Resources(transport=Transport, backends=parts)
+        return backend(name, backend.options_model.model_validate(entry), resources)  # type: ignore[no-any-return]
+
+    entry = {"kind": "openai", "profile": "openai", "api_key": "x", "model": "m"}
+    near = built("near", {**entry, "zone": "machine", "base_url": "http://near.invalid/v1"}, {})
+    far = built("far", {**entry, "zone": "public", "base_url": "https://far.invalid/v1"}, {})
+    asked = far if kind == "plain" else built(kind, COMBINED[kind], {"near": near, "far": far})
+    text = {Endpoint.CHAT: {"messages": (Message(role="user", text="x"),)},
+            Endpoint.COMPLETION: {"prompt": "x"},
+            Endpoint.EMBEDDINGS: {"inputs": ("x",)}}[endpoint]  # fmt: skip
+    request = ChatRequest(endpoint=endpoint, dialect="none", model="m", **text)  # type: ignore[arg-type]
+
+    async def story() -> None:
+        with pytest.raises(TandemError):
+            async for _ in asked.stream(request, Call(id="1", zone=Zone.MACHINE)):
+                pass
+        for backend in (near, far):
+            await backend.aclose()
+
+    asyncio.run(story())
+    assert set(opened) <= {"near.invalid"}
+    assert kind in ("plain", "cascade") or opened
