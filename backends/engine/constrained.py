@@ -15,6 +15,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.engine.gumbel import margin
+
 Floats = NDArray[np.float32]
 
 
@@ -32,6 +34,9 @@ class Chooser(Protocol):
     def choose(self, logits: Floats) -> int: ...
 
     def accept(self, token: int) -> None: ...
+
+    @property
+    def margin(self) -> float: ...
 
     def close(self) -> None: ...
 
@@ -51,8 +56,12 @@ class Rule(Protocol):
 class Greedy:
     """The likeliest token."""
 
+    margin = float("inf")
+
     def choose(self, logits: Floats) -> int:
-        return int(logits.argmax())
+        token = int(logits.argmax())
+        self.margin = margin(logits, token)
+        return token
 
     def accept(self, token: int) -> None:
         pass
@@ -91,6 +100,10 @@ class ConstrainedSampler:
         self._chooser.accept(token)
         self._rule.accept(token)
         return token
+
+    @property
+    def margin(self) -> float:
+        return self._chooser.margin
 
     def close(self) -> None:
         self._chooser.close()

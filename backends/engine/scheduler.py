@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 
 from backends.engine.constrained import NothingFits
 from backends.engine.drafts import Inbox, Lead
+from backends.engine.gumbel import margin
 from backends.engine.logprobs import Trail
 from backends.engine.prefix import PrefixCache, common
 from backends.engine.protocol import (
@@ -77,6 +78,18 @@ class Sampler(Protocol):
     def __call__(self, logits: Floats) -> int:
         """Raises NothingFits if a grammar leaves no token."""
 
+    @property
+    def margin(self) -> float:
+        """How far the last choice was above the second best, in logits, noise included."""
+
+    def close(self) -> None: ...
+
+
+class Guesser(Protocol):
+    """Says what a target would choose, as far as that depends on one row and its position only."""
+
+    def guess(self, logits: Floats, position: int) -> int: ...
+
     def close(self) -> None: ...
 
 
@@ -101,6 +114,9 @@ class Decoder(Protocol):
 
         Raises GrammarRefused.
         """
+
+    def guesser(self, job: Job) -> Guesser | None:
+        """For role draft. None: plain argmax."""
 
     def piece(self, token: int) -> bytes:
         """The token's text; nothing for control tokens."""
@@ -166,6 +182,7 @@ class Slot:
     inbox: Inbox | None = None
     drafting: Drafting | None = None
     lead: Lead | None = None
+    guesser: Guesser | None = None
     trail: Trail | None = None
     scored: ScoredPrompt | None = None
     fed: int = 0
@@ -501,6 +518,7 @@ class Scheduler:
                 inbox=Inbox(self._engine.vocab) if job.role == "target" else None,
                 drafting=self._speculation.begin(job) if self._speculation else None,
                 lead=Lead(self._engine.vocab) if job.role == "draft" else None,
+                guesser=self._engine.guesser(job) if job.role == "draft" else None,
                 trail=None if job.logprobs is None else Trail(job.logprobs, self._engine.spelling),
                 scored=(
                     ScoredPrompt(job.tokens, job.logprobs or 0, self._engine.spelling)
@@ -637,8 +655,9 @@ class Scheduler:
 
     def _release(self, slot: Slot, *, keep: bool = True) -> None:
         """Its end. What it holds stays for the next who begins alike, unless it is doubtful."""
-        if slot.sampler:
-            slot.sampler.close()
+        for owned in (slot.sampler, slot.guesser):
+            if owned:
+                owned.close()
         if slot.drafting:
             slot.drafting.close()
         self._drain.note(slot.whole, self._clock())
@@ -771,7 +790,10 @@ class Scheduler:
             logits, greedy = logits[-1:], greedy[-1:]
         if rows.samples:
             if slot.lead is not None:
-                self._lead(slot, slot.lead, greedy[0])
+                token = greedy[0]
+                if slot.guesser is not None:
+                    token = slot.guesser.guess(logits[0], slot.generated)
+                self._lead(slot, slot.lead, token)
             else:
                 self._emit(rows, logits, greedy)
         if slot.job.id in self._slots and slot.fed < before + rows.width:
@@ -801,6 +823,7 @@ class Scheduler:
         slot, draft = rows.slot, rows.draft
         base, text, emitted, accepted = slot.generated, b"", 0, 0
         finish: str | None = None
+        least: float | None = None
         for i in range(len(draft) + 1):
             try:
                 token = slot.sampler(logits[i]) if slot.sampler else greedy[i]
@@ -808,6 +831,9 @@ class Scheduler:
                 # The request's doing, not the engine's: nobody must take this model for broken.
                 self._fail([rows], str(error), word=GRAMMAR)
                 return
+            if slot.inbox is not None:
+                above = slot.sampler.margin if slot.sampler else margin(logits[i], token)
+                least = above if least is None else min(above, least)
             slot.tokens.append(token)
             emitted += 1
             held = i < len(draft) and token == draft[i]
@@ -858,6 +884,7 @@ class Scheduler:
                 completion_tokens=slot.generated,
                 logprobs=slot.trail.take(slot.text.shown) if slot.trail else (),
                 prediction=slot.drafting.prediction if slot.drafting and finish else (0, 0),
+                margin=least,
             )
         )
         if finish:

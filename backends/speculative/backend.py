@@ -24,6 +24,7 @@ from backends.openai_options import OpenAIOptions
 from backends.profiles import Profile, Surface
 from backends.speculative.client import NoSession, Session, session_url
 from backends.speculative.controller import Estimates
+from backends.speculative.coupling import guessing
 from backends.speculative.draft import Drafter
 from backends.speculative.ladder import Ladder, climb
 from backends.speculative.rung import Rung
@@ -285,6 +286,7 @@ class SpeculativeBackend:
             clock=Clock(self._name, options.timeouts, call, streaming=True),
             api_key=options.api_key.get_secret_value() if options.api_key else None,
             timeout_s=options.timeouts.connect,
+            http=self._target.http,
         )
         try:
             opened = await session.open(
@@ -310,6 +312,7 @@ class SpeculativeBackend:
             id=0,
             tokens=opened.prompt_ids,
             max_tokens=min(room, DRAFT_TOKENS),
+            sampler=guessing(opened),
             role="draft",
             ahead=ahead,
             tenant=call.tenant,

@@ -23,6 +23,8 @@ class Running(Protocol):
 
     def sync(self, epoch: int, base: int, tokens: Sequence[int]) -> None: ...
 
+    def hold(self, on: bool) -> None: ...
+
     async def aclose(self) -> None: ...
 
 
@@ -84,7 +86,11 @@ class Target(Protocol):
 
 
 class Gone(Exception):
-    """The other side has closed the socket."""
+    """The socket is no more. `left`: the other side closed it in good order, it did not break."""
+
+    def __init__(self, *, left: bool = False) -> None:
+        super().__init__()
+        self.left = left
 
 
 class Channel(Protocol):
@@ -113,3 +119,6 @@ class Ended:
     drafted: int
     accepted: int
     seconds: float
+    exactness: str = ""
+    margin_min: float | None = None
+    resumes: int = 0
