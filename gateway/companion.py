@@ -66,8 +66,8 @@ MAX_SESSIONS = 256
 OPEN_S = 10.0
 """A socket that has said nothing by then is closed."""
 CLOSING_S = 0.02
-LEFT = (1000, 1001, 1005)
-"""Codes of a WebSocket that was closed in good order, the last one without saying any."""
+LEFT = (1000, 1001)
+"""Codes of a WebSocket that was closed in good order. 1005 is also uvicorn's for one that broke."""
 _DIALECTS: Mapping[str, Dialect] = {"chat": OpenAIChat(), "completion": OpenAICompletions()}
 
 

@@ -51,6 +51,7 @@ from gateway.core.exchange import Caller
 
 LINGER_S = 1.0
 """For the last `ack`, so that an answer's end is known to have arrived."""
+WHY_S = 0.5
 MOST_DRAFTS = 64
 """Drafts handed on between two passes: nobody's flood may pile up before the worker."""
 
@@ -177,8 +178,12 @@ class VerifySession:
         answering = asyncio.create_task(self._answer(channel, first))
         listening = asyncio.create_task(self._listen(channel))
         try:
-            sides = (answering, listening, stopped)
+            sides: list[asyncio.Future[str]] = [answering, listening, stopped]
             await asyncio.wait(sides, return_when=asyncio.FIRST_COMPLETED)
+            if answering.done() and isinstance(answering.exception(), Gone):
+                # Who speaks hears only that it is over; who listens, why.
+                sides = [listening, stopped, answering]
+                await asyncio.wait(sides[:2], timeout=WHY_S, return_when=asyncio.FIRST_COMPLETED)
             return next(side for side in sides if side.done()).result()
         finally:
             await _ended(answering, listening)
@@ -352,7 +357,10 @@ class VerifySession:
             # wrong turn, and what follows from it need not be verified.
             self._running.draft(draft.epoch, draft.base_pos, draft.tokens)
         if of_no_use or draft.base_pos + len(draft.tokens) <= self._position:
-            await channel.send(Stale(epoch=draft.epoch, base_pos=draft.base_pos))
+            try:
+                await channel.send(Stale(epoch=draft.epoch, base_pos=draft.base_pos))
+            except Gone:
+                pass  # there may be more to hear: the last `ack`, and why it is over
 
     async def _fail(self, channel: Channel, failure: Failure) -> str:
         try:
