@@ -101,6 +101,7 @@ class CompanionEndpoint:
         self._linger_s = linger_s
         self.shelf = Shelf(ended or (lambda _: None), kept_s=kept_s)
         self._posted: dict[str, EventStream] = {}
+        self._distrusted: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a WebSocket, at any path, or an HTTP request at `PATH` or below it."""
@@ -188,6 +189,7 @@ class CompanionEndpoint:
             resolve=lambda model: self._resolve(model, caller),
             read=read_open,
             linger_s=self._linger_s,
+            distrusted=self._distrusted,
         )
         self.shelf.put(session)
         return session
@@ -307,6 +309,9 @@ def session_record(
             "accepted": ended.accepted,
             "rounds": ended.rounds,
             "gain": None,
+            "exactness": ended.exactness or None,
+            "margin_min": ended.margin_min,
+            "resumes": ended.resumes,
         },
     )
     draft.energy_j, draft.energy_estimated = energy(upstream, ended.seconds)

@@ -38,6 +38,8 @@ class Chooser(Protocol):
     @property
     def margin(self) -> float: ...
 
+    def above(self, token: int) -> float: ...
+
     def close(self) -> None: ...
 
 
@@ -61,7 +63,11 @@ class Greedy:
     def choose(self, logits: Floats) -> int:
         token = int(logits.argmax())
         self.margin = margin(logits, token)
+        self._logits, self._best = logits, token
         return token
+
+    def above(self, token: int) -> float:
+        return float(self._logits[self._best] - self._logits[token])
 
     def accept(self, token: int) -> None:
         pass
@@ -97,9 +103,17 @@ class ConstrainedSampler:
             token = self._among_those_that_fit(logits)
         if self._clock() - began > SLOW_S:
             raise NothingFits("its grammar is too ambiguous: one token took over a second")
+        self.accept(token)
+        return token
+
+    def accept(self, token: int) -> None:
+        """Go on with a token that has been found to fit."""
         self._chooser.accept(token)
         self._rule.accept(token)
-        return token
+
+    def above(self, token: int) -> float:
+        """How far the last choice was above another token; infinite if that does not fit."""
+        return self._chooser.above(token)
 
     @property
     def margin(self) -> float:

@@ -449,6 +449,13 @@ class ChainSampler:
         """How far the last choice was above the second best, noise included."""
         return margin(self._keys[: self._left], self._best)
 
+    def above(self, token: int) -> float:
+        """How far the last choice was above another token; infinite if that was filtered out."""
+        there = np.flatnonzero(self._items["id"][: self._left] == token)
+        if not len(there):
+            return float("inf")
+        return float(self._keys[self._best] - self._keys[there[0]])
+
     def accept(self, token: int) -> None:
         self._position += 1
         self._attempt = 0

@@ -170,6 +170,8 @@ class Output(NamedTuple):
     the finish: how many tokens drafted from the job's prediction held, and how many did not.
     `margin`, of role target: the least that one of `tokens` was above the second best, in logits
     and with the noise of sampling; only a tie can be broken otherwise by a batch's width.
+    `trusted` is false once an audit (audit.py) has found verification wrong: this worker verifies
+    no more.
     """
 
     id: int
@@ -190,6 +192,7 @@ class Output(NamedTuple):
     prompt: bool = False
     prediction: tuple[int, int] = (0, 0)
     margin: float | None = None
+    trusted: bool = True
 
     @classmethod
     def unpack(cls, values: list[Any]) -> Output:
@@ -233,6 +236,13 @@ class Ready:
     epsilon: float | None = None
     fim: bool = False
     meta: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def promised(self) -> str:
+        """What a target's sessions can promise: drafts change no byte, or none but at ties."""
+        if self.meta.get("strict") == "true" and self.exactness == "bitwise":
+            return "bitwise"
+        return "tie-tolerant" if int(self.meta.get("verify", "0")) else ""
 
     def pack(self) -> Wire:
         return {"op": "ready", **asdict(self)}

@@ -34,6 +34,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.engine.audit import Audit
 from backends.engine.constrained import NothingFits
 from backends.engine.drafts import Inbox, Lead
 from backends.engine.gumbel import margin
@@ -78,9 +79,15 @@ class Sampler(Protocol):
     def __call__(self, logits: Floats) -> int:
         """Raises NothingFits if a grammar leaves no token."""
 
+    def accept(self, token: int) -> None:
+        """Remember a token that was chosen elsewhere."""
+
     @property
     def margin(self) -> float:
         """How far the last choice was above the second best, in logits, noise included."""
+
+    def above(self, token: int) -> float:
+        """How far it was above another token."""
 
     def close(self) -> None: ...
 
@@ -171,7 +178,10 @@ GROWTH = 32
 
 @dataclass(slots=True, kw_only=True)
 class Slot:
-    """A sequence in its place. `tokens` is prompt and generated; `fed` of them are in cells."""
+    """A sequence in its place. `tokens` is prompt and generated; `fed` of them are in cells.
+
+    `audit`: the position of the answer that is evaluated again before anything else.
+    """
 
     job: Job
     sequence: int
@@ -183,6 +193,7 @@ class Slot:
     drafting: Drafting | None = None
     lead: Lead | None = None
     guesser: Guesser | None = None
+    audit: int | None = None
     trail: Trail | None = None
     scored: ScoredPrompt | None = None
     fed: int = 0
@@ -214,7 +225,8 @@ class Rows:
     """One slot's part of a batch: known tokens, then a draft to verify, then padding.
 
     `samples`: the known rows reach the sequence's end, so the next token is sampled after them.
-    `scored`: they are of a prompt that is read back.
+    `scored`: they are of a prompt that is read back. `audit`: the only row is there already, and is
+    computed to be compared.
     """
 
     slot: Slot
@@ -223,6 +235,7 @@ class Rows:
     samples: bool = True
     pad: bool = False
     scored: bool = False
+    audit: bool = False
 
     @property
     def width(self) -> int:
@@ -260,6 +273,9 @@ class Stats:
     snapshots_saved: int = 0
     snapshots_restored: int = 0
     snapshot_tokens: int = 0
+    audits_same: int = 0
+    audits_tie: int = 0
+    audits_mismatch: int = 0
 
 
 class Scheduler:
@@ -272,12 +288,14 @@ class Scheduler:
         clock: Callable[[], float] = time.monotonic,
         snapshots: Snapshots | None = None,
         speculation: Speculation | None = None,
+        audit: Audit | None = None,
     ) -> None:
         self._engine = engine
         self._limits = limits
         self._clock = clock
         self._snapshots = snapshots
         self._speculation = speculation
+        self._audit = audit or Audit()
         self._queue = Waiting()
         self._drain = DrainRate()
         self._slots: dict[int, Slot] = {}
@@ -697,6 +715,9 @@ class Scheduler:
         alone = [[self._strict_rows(slot)] for slot in eligible if slot.job.strict]
         alone += [[self._scored_rows(slot)] for slot in eligible if self._scoring(slot)]
         eligible = [slot for slot in eligible if not self._scoring(slot)]
+        audited = [slot for slot in eligible if slot.audit is not None and not slot.job.strict]
+        alone += [[self._audit_rows(slot)] for slot in audited]
+        eligible = [slot for slot in eligible if slot not in audited]
         few = max(1, limits.verify)  # as many rows as a verification are no prompt
         decoding = [slot for slot in eligible if slot.due <= few]
         prompts = [slot for slot in eligible if slot.due > few]
@@ -724,7 +745,9 @@ class Scheduler:
         most = min(self._limits.verify, slot.job.max_tokens - slot.generated - 1)
         if slot.drafting:
             return slot.drafting.draft(slot.tokens, most, company)
-        return slot.inbox.take(slot.generated, most) if slot.inbox else []
+        if not slot.inbox or not self._audit.trusted:
+            return []
+        return slot.inbox.take(slot.generated, most)
 
     @staticmethod
     def _scoring(slot: Slot) -> bool:
@@ -735,7 +758,14 @@ class Scheduler:
         known = slot.tokens[slot.fed : end]
         return Rows(slot=slot, known=known, samples=len(known) == slot.due, scored=True)
 
+    @staticmethod
+    def _audit_rows(slot: Slot) -> Rows:
+        known = slot.tokens[slot.fed : slot.fed + 1]
+        return Rows(slot=slot, known=known, pad=slot.job.strict, audit=True)
+
     def _strict_rows(self, slot: Slot) -> Rows:
+        if slot.audit is not None:
+            return self._audit_rows(slot)
         known = slot.tokens[slot.fed : slot.fed + self._limits.chunk]
         draft = self._draft_of(slot)
         pad = len(known) + len(draft) == 1
@@ -788,7 +818,9 @@ class Scheduler:
             text, entries = slot.scored.read(before, logits)
             self._news.append(Output(id=slot.job.id, text=text, logprobs=entries, prompt=True))
             logits, greedy = logits[-1:], greedy[-1:]
-        if rows.samples:
+        if rows.audit:
+            self._judge(slot, logits[0])
+        elif rows.samples:
             if slot.lead is not None:
                 token = greedy[0]
                 if slot.guesser is not None:
@@ -885,10 +917,38 @@ class Scheduler:
                 logprobs=slot.trail.take(slot.text.shown) if slot.trail else (),
                 prediction=slot.drafting.prediction if slot.drafting and finish else (0, 0),
                 margin=least,
+                trusted=self._audit.trusted,
             )
         )
         if finish:
             self._release(slot)
+        elif slot.inbox is not None and draft:
+            slot.audit = self._audit.pick(base, emitted)
+            if slot.audit is not None:
+                # Back to the row before it; what follows is fed again as after any rewind.
+                slot.fed = slot.prompt + slot.audit - 1
+
+    def _judge(self, slot: Slot, logits: Floats) -> None:
+        """Is what a draft settled what the target says by itself?"""
+        at, slot.audit = slot.audit, None
+        if at is None or (slot.job.sampler.temperature > 0 and slot.job.sampler.seed is None):
+            return  # another seed, another answer
+        sampler = self._engine.sampler(slot.job)
+        try:
+            said = slot.tokens[slot.prompt : slot.prompt + at + 1]
+            verdict = self._audit.judge(slot.job, said, logits, sampler)
+        except NothingFits:
+            return
+        finally:
+            if sampler is not None:
+                sampler.close()
+        match verdict:
+            case "same":
+                self.stats.audits_same += 1
+            case "tie":
+                self.stats.audits_tie += 1
+            case "mismatch":
+                self.stats.audits_mismatch += 1
 
     def _fail(self, batch: list[Rows], why: str, word: str = FAILED) -> None:
         for rows in batch:

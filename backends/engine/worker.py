@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from backends.engine import drafters, gguf, memory, native, process
+from backends.engine.audit import Audit
 from backends.engine.constrained import ConstrainedSampler, Greedy
 from backends.engine.embedder import Embedder, EncodeFailed
 from backends.engine.encoder import LlamaEncoder
@@ -467,6 +468,7 @@ def serve(connection: socket.socket, settings: EngineSettings) -> None:
         limits,
         snapshots=snapshots(settings) if limits.cached else None,
         speculation=speculation,
+        audit=Audit(exact=exactness == "bitwise"),
     )
     worker = Worker(connection, scheduler, embedder)
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())

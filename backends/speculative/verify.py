@@ -12,6 +12,7 @@ next socket that shows the session's token. Between two sockets the target is ha
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections import deque
@@ -49,6 +50,8 @@ from gateway.core.errors import (
 )
 from gateway.core.exchange import Caller
 
+logger = logging.getLogger("tandem.companion")
+
 LINGER_S = 1.0
 """For the last `ack`, so that an answer's end is known to have arrived."""
 WHY_S = 0.5
@@ -67,6 +70,8 @@ class VerifySession:
     """One session, from its first message to its last, over one socket after another.
 
     Whoever makes it calls `serve` for each socket until one ends it, and `aclose` at the end.
+    `distrusted` has the names of targets whose verification an audit has found wrong; all sessions
+    share it.
     """
 
     def __init__(
@@ -77,6 +82,7 @@ class VerifySession:
         read: Callable[[Open, Caller], ChatRequest],
         clock: Callable[[], float] = time.monotonic,
         linger_s: float = LINGER_S,
+        distrusted: set[str] | None = None,
     ) -> None:
         # Bound to the caller whose key opened it, and not to be guessed by another. The token is
         # not in any record: whoever reads those can resume nothing.
@@ -87,6 +93,7 @@ class VerifySession:
         self._read = read
         self._clock = clock
         self._linger_s = linger_s
+        self._distrusted = set() if distrusted is None else distrusted
         self._began = clock()
         self._model = ""
         self._usage = Usage()
@@ -259,7 +266,11 @@ class VerifySession:
             raise InvalidRequest(
                 "The drafter has another vocabulary than the target.", code="fingerprint_mismatch"
             )
-        self._takes_drafts = theirs is not None and opening.max_width > 1
+        self._takes_drafts = (
+            theirs is not None
+            and opening.max_width > 1
+            and target.upstream.name not in self._distrusted
+        )
 
     def _promise(self, target: Target, job: Job) -> Opened:
         ready = target.engine.ready
@@ -269,7 +280,7 @@ class VerifySession:
             token=self.token,
             prompt_ids=job.tokens if self._takes_drafts else (),
             model_fp=Fingerprint.of(target.vocabulary),
-            max_ahead=MAX_DRAFT,
+            max_ahead=MAX_DRAFT if self._takes_drafts else 0,
             # The worker has probed whether widths of two and more agree bit for bit; strict rows
             # are never decoded alone, and so never at width one, which does not (9.2).
             exactness=ready.exactness if ready and job.strict else "tie-tolerant",
@@ -302,6 +313,11 @@ class VerifySession:
         self._accepted += output.accepted
         self._epoch = output.epoch
         self._position = max(self._position, output.base + len(output.tokens))
+        if not output.trusted and self._takes_drafts:
+            # Its worker verifies no more; whoever opens from now on is told not to draft.
+            self._takes_drafts = False
+            self._distrusted.add(self._model)
+            logger.error("%s: an audit found its verification wrong; drafts are off", self._model)
         if output.margin is not None:
             least = output.margin if self._margin is None else self._margin
             self._margin = min(output.margin, least)
