@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field
 from backends.base import Backend, Health, Options, Resources, part_of
 from backends.engine.prompts import Vocabulary
 from backends.engine.protocol import MAX_DRAFT, Job
+from backends.engine.tools import FAMILIES
 from backends.http import Clock
 from backends.openai import OWN_DIALECTS, OpenAIBackend
 from backends.openai_options import OpenAIOptions
@@ -50,10 +51,19 @@ CARRIED = frozenset(
         Feature.MIN_P,
         Feature.SEED,
         Feature.PENALTIES,
+        Feature.LOGIT_BIAS,
+        Feature.TYPICAL_P,
+        Feature.REPEAT_PENALTY,
+        Feature.DRY,
+        Feature.IGNORE_EOS,
+        Feature.MIN_TOKENS,
+        Feature.TOOLS,
+        Feature.JSON_MODE,
+        Feature.GRAMMAR,
     }
 )
 """What a session can carry. The target samples each token with its real sampler state, so settings
-that look back (penalties, seeds) are as exact as without drafts."""
+that look back (penalties, seeds, grammars) are as exact as without drafts."""
 
 REST_S = 30.0
 """After a refusal that will not change by itself, for so long no session is asked for."""
@@ -269,6 +279,7 @@ class SpeculativeBackend:
             limit=limit,
             fixed=self.options.always,
             clock=self._clock,
+            family=opened.family,
         )
 
     async def _open(
@@ -298,6 +309,8 @@ class SpeculativeBackend:
                     max_width=self.options.ahead + 1,
                 )
             )
+            if opened.family and opened.family not in FAMILIES:
+                raise NoSession("unknown_family")
         except BaseException:
             await session.aclose()
             raise

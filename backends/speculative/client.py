@@ -49,6 +49,9 @@ PAUSES_S = (0.0, 0.2, 0.5, 1.0, 2.0, 4.0)
 in all, and two refused connections are enough: nobody is there any more."""
 REFUSALS = 2
 
+LASTING = ("fingerprint_mismatch", "version_mismatch", "cannot_rewind")
+"""Refusals that the next request would hear again."""
+
 Dial = Callable[[], Awaitable[Transport]]
 
 
@@ -121,7 +124,7 @@ class Session:
             return answer
         self._ended = True
         code = answer.code if isinstance(answer, Failure) else "out_of_turn"
-        raise NoSession(code, lasting=code in ("fingerprint_mismatch", "version_mismatch"))
+        raise NoSession(code, lasting=code in LASTING)
 
     async def draft(self, message: Draft) -> None:
         """Propose tokens. A way that is gone is the reader's to mend."""

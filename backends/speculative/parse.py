@@ -116,6 +116,7 @@ def _opened(fields: Fields) -> Opened:
         sampling=_sampling(_map(fields, "sampling") or {}),
         epsilon=_number(fields, "epsilon", 0),
         window=_integer(fields, "window", 1, MAX_POSITION, WINDOW),
+        family=_string(fields, "family", MAX_NAME),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from backends.engine.prompts import Vocabulary
+from backends.engine.prompts import Guide, Vocabulary
 from backends.engine.protocol import Job, Output, Ready, Role
 from backends.speculative.session import Message
 from gateway.core.chat import ChatRequest, Usage
@@ -81,7 +81,18 @@ class Target(Protocol):
     async def prompt(self, request: ChatRequest) -> tuple[int, ...]:
         """The prompt's ids. Raises RequestError for what the model cannot read."""
 
-    def job(self, request: ChatRequest, prompt: tuple[int, ...], *, tenant: str, role: Role) -> Job:
+    async def guide(self, request: ChatRequest) -> Guide:
+        """The form that the request asks of its answer. Raises InvalidRequest."""
+
+    def job(
+        self,
+        request: ChatRequest,
+        prompt: tuple[int, ...],
+        *,
+        tenant: str,
+        role: Role,
+        guide: Guide,
+    ) -> Job:
         """What HTTP would submit for this request, but for the role."""
 
 

@@ -130,7 +130,8 @@ class Opened:
     different kernel classes may break a near-tie differently (speculation.md 9.2): one of less than
     `epsilon`, in the terms of `commit.margin_min`. `sampling` says how the target samples: with its
     seed a drafter takes the same noise, position by position (`coupling` "gumbel"). `token` is
-    what `resume` must show; `pos` is how far the edge has read.
+    what `resume` must show; `pos` is how far the edge has read. `family` names the format of the
+    tool calls in the text, "" if there can be none.
     """
 
     type: ClassVar[str] = "opened"
@@ -148,6 +149,7 @@ class Opened:
     sampling: Sampling = Sampling()
     epsilon: float | None = None
     window: int = WINDOW
+    family: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

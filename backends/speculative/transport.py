@@ -10,7 +10,6 @@ import asyncio
 import logging
 import ssl
 from collections import deque
-from collections.abc import AsyncGenerator
 from functools import cache
 from typing import Protocol, Self
 from urllib.parse import urlsplit
@@ -20,6 +19,7 @@ import orjson
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
+from backends.door import Answer
 from backends.http import Clock, HttpUpstream
 from backends.speculative.parse import parse
 from backends.speculative.session import (
@@ -34,7 +34,7 @@ from backends.speculative.session import (
     pack,
     pack_text,
 )
-from gateway.core.errors import TandemError
+from gateway.core.errors import TandemError, UpstreamBroken
 from gateway.core.exchange import Call
 from gateway.wire.sse import FrameTooLarge, SseDecoder
 
@@ -184,8 +184,7 @@ class PostTransport:
         self._url = url
         self._call = call
         self._clock = clock
-        self._response: httpx.Response | None = None
-        self._parts: AsyncGenerator[bytes, None] | None = None
+        self._stream: Answer | None = None
         self._decoder = SseDecoder(MAX_MESSAGE)
         self._path = ""
         self._token = ""
@@ -195,8 +194,8 @@ class PostTransport:
     async def begin(self, first: Open | Resume) -> None:
         """Post what begins the session. Raises NoSession."""
         try:
-            self._response = await self._http.post(
-                self._url,
+            self._stream = await self._http.post(
+                self._http.target(self._url),
                 pack_text(first).encode(),
                 self._call,
                 self._clock,
@@ -205,11 +204,10 @@ class PostTransport:
         except TandemError as error:
             lasting = error.status in (404, 405, 501)
             raise NoSession(error.code or error.type, lasting=lasting) from None
-        self._parts = self._http.parts(self._response, self._clock)
 
     def name(self, session: str, token: str) -> None:
         """What `opened` said."""
-        self._path, self._token = f"{PATH}/{session}", token
+        self._path, self._token = f"{self._url.path}/{session}", token
 
     async def send(self, message: Message) -> None:
         self._outbox.append(message)
@@ -217,19 +215,20 @@ class PostTransport:
             self._posting = asyncio.create_task(self._post())
 
     async def receive(self) -> Message:
-        assert self._parts is not None
+        assert self._stream is not None
         while True:
             try:
                 while (frame := self._decoder.take()) is not None:
                     if frame.data is not None:
                         return parse(frame.data.decode("utf-8", "replace"))
-                self._decoder.add(await anext(self._parts))
+                part = await self._http.part(self._stream, self._clock)
             except FrameTooLarge as error:
                 raise MalformedMessage(str(error)) from None
-            except (StopAsyncIteration, TandemError) as error:
-                if isinstance(error, TandemError) and error.code == "upstream_timeout":
-                    raise
+            except UpstreamBroken:
                 raise Lost from None
+            if not part:
+                raise Lost
+            self._decoder.add(part)
 
     async def rtt(self) -> float | None:
         return None
@@ -249,9 +248,7 @@ class PostTransport:
         if self._posting is not None:
             self._posting.cancel()
             await asyncio.wait([self._posting])
-        if self._parts is not None:
-            await self._parts.aclose()
-        await self._http.close(self._response, self._clock)
+        await self._http.close(self._stream, self._clock)
 
     async def _post(self) -> None:
         while self._outbox and self._path:
@@ -261,17 +258,17 @@ class PostTransport:
                 "messages": [orjson.Fragment(pack_text(m)) for m in batch],
             }
             clock = self._http.clock(self._call, streaming=False)
-            response = None
+            answer = None
             try:
-                response = await self._http.post(
-                    self._url.copy_with(path=self._url.path.removesuffix(PATH) + self._path),
+                answer = await self._http.post(
+                    self._http.target(self._url.join(self._path)),
                     orjson.dumps(body),
                     self._call,
                     clock,
                     expect="application/json",
                 )
-                await self._http.read(response, clock)
+                await self._http.read(answer, clock)
             except TandemError:
                 return  # drafts may be lost, and the reader hears of a session that is gone
             finally:
-                await self._http.close(response, clock)
+                await self._http.close(answer, clock)

@@ -17,6 +17,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal, TypeAlias
 
 from backends.engine.protocol import MAX_DRAFT, Job, Output
@@ -62,8 +63,8 @@ MOST_DRAFTS = 64
 Left: TypeAlias = Literal["over", "waits", "replaced"]
 """Of a session whose socket has ended: nothing; it waits for another; it has another already."""
 
-UNSUITED = frozenset({Feature.TOOLS, Feature.JSON_MODE, Feature.GRAMMAR})
-"""What a target may have and a session does not carry: text is all that it tells."""
+UNSUITED = frozenset({Feature.N, Feature.LOGPROBS, Feature.ECHO})
+"""What a target may have and a session does not carry: it tells one text, and no more than that."""
 
 
 class VerifySession:
@@ -220,11 +221,12 @@ class VerifySession:
         if missing:
             param = min(missing).param
             raise Unsupported(f"The target does not have {param!r}.", param=param)
+        guide = await target.guide(request)
         tokens = await target.prompt(request)
-        job = target.job(request, tokens, tenant=self.caller.tenant, role="target")
+        job = target.job(request, tokens, tenant=self.caller.tenant, role="target", guide=guide)
         job = seeded(job)
         self._running = await target.engine.submit(job)
-        self._opened = self._promise(target, job)
+        self._opened = replace(self._promise(target, job), family=guide.family)
         await channel.send(self._opened)
 
     async def _again(self, channel: Channel, resume: Resume) -> None:
@@ -236,20 +238,7 @@ class VerifySession:
         self._resumes += 1
         self._ack(resume.have_pos)
         missing = tuple(self._unread)
-        await channel.send(
-            Opened(
-                session=self.id,
-                token=self.token,
-                pos=resume.have_pos,
-                model_fp=self._opened.model_fp,
-                max_ahead=self._opened.max_ahead,
-                exactness=self._opened.exactness,
-                width_class=self._opened.width_class,
-                coupling=self._opened.coupling,
-                sampling=self._opened.sampling,
-                epsilon=self._opened.epsilon,
-            )
-        )
+        await channel.send(replace(self._opened, pos=resume.have_pos, prompt_ids=()))
         for commit in missing:
             await channel.send(commit)
 
@@ -265,6 +254,12 @@ class VerifySession:
         if theirs is not None and not (ours is not None and theirs.drafts_for(ours)):
             raise InvalidRequest(
                 "The drafter has another vocabulary than the target.", code="fingerprint_mismatch"
+            )
+        ready = target.engine.ready
+        if ready is not None and ready.meta.get("verify") == "0":
+            raise Unsupported(
+                "The target's sequences cannot be rewound, so it verifies nothing.",
+                code="cannot_rewind",
             )
         self._takes_drafts = (
             theirs is not None

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 from backends.engine.drafts import Inbox, Lead
-from backends.engine.prompts import Vocabulary
+from backends.engine.prompts import Guide, Vocabulary
 from backends.engine.protocol import Job, Output, Ready, Role
 from gateway.core.chat import ChatRequest
 from gateway.core.errors import TandemError
@@ -172,7 +172,18 @@ class ToyModel:
         self.requests.append(request)
         return (1, 2, 3)
 
-    def job(self, request: ChatRequest, prompt: tuple[int, ...], *, tenant: str, role: Role) -> Job:
+    async def guide(self, request: ChatRequest) -> Guide:
+        return Guide()
+
+    def job(
+        self,
+        request: ChatRequest,
+        prompt: tuple[int, ...],
+        *,
+        tenant: str,
+        role: Role,
+        guide: Guide,
+    ) -> Job:
         return Job(
             id=0,
             tokens=prompt,

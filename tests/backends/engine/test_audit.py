@@ -71,8 +71,8 @@ def _next(line: list[int]) -> int:
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_an_honest_verifier_passes(strict: bool) -> None:
-    """Every hundredth token of passes with drafts is looked at, none is found wrong, and the answer is the same
-    as without drafts."""
+    """Every hundredth token of passes with drafts is looked at, none is found wrong, and the answer
+    is the same as without drafts."""
     scheduler, outputs, engine = run(Scheduler, strict=strict, right=True)
     said = [token for output in outputs for token in output.tokens]
     assert said == _endless(1_000)

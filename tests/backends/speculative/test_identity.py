@@ -3,8 +3,8 @@
 Each prompt is answered by the target alone, with a null draft, and again with drafts; tokens, text
 and finish must be equal. Greedy, and sampled at temperature 0.8 with the noise of its seed.
 
-`make test` takes a sample. The slow test takes 200 prompts of 256 tokens, each with one of the
-drafters in turn; TANDEM_IDENTITY=all takes every prompt with every drafter (an hour on two cores).
+`make test` takes a sample. The slow test takes up to 200 prompts of 256 tokens, each with one of
+the drafters in turn; TANDEM_IDENTITY=all takes all of them with every drafter (an hour).
 """
 
 from __future__ import annotations
@@ -194,6 +194,7 @@ class Pair:
             "good": Engine(EngineSettings(model=str(draft), context=512, slots=SLOTS)),
             "same": Engine(EngineSettings(model=str(target), context=512, slots=SLOTS)),
         }
+        self.accepted: dict[str, int] = {}
 
     async def __aenter__(self) -> Pair:
         engines = [self.target, *self.drafts.values()]
@@ -216,7 +217,7 @@ class Pair:
 
     def second(self, reference: Said) -> list[int]:
         """The runner-up at each position, from the reference's log-probabilities."""
-        found = []
+        found: list[int] = []
         tokens = iter(reference.tokens)
         for output in reference.outputs:
             for data, _, top in output.logprobs:
@@ -238,7 +239,7 @@ class Pair:
             stop=(b"\n\n\n",) if number % 10 == 3 else (),
             role="target",
             strict=True,
-            logprobs=2,
+            logprobs=2 if "adversarial" in drafters else None,
         )
         reference = await alone(self.target, job)
         knows = Knows(
@@ -254,8 +255,6 @@ class Pair:
             changed[name] = said.same != reference.same
             self.accepted[name] = self.accepted.get(name, 0) + said.accepted
         return changed
-
-    accepted: dict[str, int] = {}
 
 
 BEGINNINGS = ("", "Once upon a time ", "def ", "What is ", "class Stack:\n    ", "naïve 東京 🙂 ")
@@ -278,7 +277,6 @@ async def differing(
     if not target.is_file() or not draft.is_file():
         pytest.skip(f"no {target.name} here")
     async with Pair(target, draft) as pair:
-        pair.accepted = {}
         gate = asyncio.Semaphore(SLOTS)
         wrong: list[tuple[int, str]] = []
 
@@ -310,17 +308,26 @@ def test_a_sample_is_identical(name: str, sampler: str) -> None:
     assert accepted["empty"] == 0
 
 
+ALL = os.environ.get("TANDEM_IDENTITY") == "all"
+PROMPTS = {"bundled pair": 200 if ALL else 100, "stories260K": 200}
+"""Half of the bundled pair's keep the four minutes on two cores that are not idle."""
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(3600 if os.environ.get("TANDEM_IDENTITY") == "all" else 240)
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.timeout(7_200 if ALL else 600)
 @pytest.mark.parametrize("name", FILES)
-def test_two_hundred_prompts_are_identical(name: str, sampler: str) -> None:
-    """200 prompts of 256 tokens: 0 differing bytes."""
-    everything = os.environ.get("TANDEM_IDENTITY") == "all"
+def test_two_hundred_prompts_are_identical(name: str) -> None:
+    """200 prompts of 256 tokens, greedy and sampled side by side: 0 differing bytes."""
 
     def each(number: int) -> tuple[str, ...]:
-        return DRAFTERS if everything else (DRAFTERS[number % len(DRAFTERS)],)
+        return DRAFTERS if ALL else (DRAFTERS[number % len(DRAFTERS)],)
 
-    wrong, accepted = asyncio.run(differing(name, sampler, range(200), 256, each))
-    assert wrong == []
-    assert sum(accepted.values()) > 1_000
+    async def both() -> list[tuple[list[tuple[int, str]], dict[str, int]]]:
+        numbers = range(PROMPTS[name])
+        return await asyncio.gather(
+            *(differing(name, sampler, numbers, 256, each) for sampler in SAMPLERS)
+        )
+
+    for wrong, accepted in asyncio.run(both()):
+        assert wrong == []
+        assert sum(accepted.values()) > 1_000
