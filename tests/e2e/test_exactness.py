@@ -6,6 +6,7 @@ keeps the edge drafting, which its controller would stop on cores that both shar
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -169,3 +170,35 @@ def test_the_companion_says_what_it_promises(companion: Serving, edge: Serving) 
     audits = [line for line in told.splitlines() if line.startswith("tandem_spec_audits_total{")]
     assert len(audits) == 3
     assert [line for line in audits if 'result="mismatch"' in line and line.endswith(" 0.0")]
+
+
+def test_a_companion_that_is_killed(tmp_path: Path) -> None:
+    """kill -9 of the companion in mid-answer: what was said is the beginning of its answer, and a
+    typed error ends the stream; nothing is doubled and no end is faked."""
+    missing = local_engine_missing()
+    if missing:
+        pytest.skip(missing)
+    path = tmp_path / "tandem.yaml"
+    body = {"prompt": PROMPTS[1], "max_tokens": 400, "temperature": 0}
+    with serve("--companion") as companion:
+        path.write_text(CONFIG.format(base_url=companion.base_url))
+        with serve("-c", str(path)) as running, running.client() as client:
+            whole = answer(client, "cloud", body, "/v1/completions").json()["choices"][0]["text"]
+            said, ends = "", []
+            asked = {**body, "model": "tandem", "stream": True}
+            with client.stream("POST", "/v1/completions", json=asked) as stream:
+                for line in stream.iter_lines():
+                    data = line.removeprefix("data: ")
+                    if not line.startswith("data: ") or data == "[DONE]":
+                        ends += [data] if data == "[DONE]" else []
+                        continue
+                    event = json.loads(data)
+                    if "error" in event:
+                        ends.append(event["error"]["code"])
+                    else:
+                        said += event["choices"][0]["text"]
+                    if len(said) > 20:
+                        companion.process.kill()
+            assert 20 < len(said) < len(whole)
+            assert whole.startswith(said)
+            assert ends == ["upstream_broken"]
