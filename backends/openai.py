@@ -95,6 +95,11 @@ class OpenAIBackend:
         return self._upstream
 
     @property
+    def http(self) -> HttpUpstream:
+        """The door to this server, for what else is asked of it."""
+        return self._http
+
+    @property
     def rate_limits(self) -> RateLimits:
         """What the latest answer said of the upstream's limits; read only when asked."""
         headers, seen = self._http.limits_seen

@@ -249,6 +249,7 @@ class Gateway:
                 load_s=backend.engine.ready.load_s if backend.engine.ready else None,
                 rss_bytes=resident(backend.engine.pid),
                 stats=self._engine_stats.get(name, {}),
+                exactness=backend.engine.ready.promised if backend.engine.ready else "",
             )
             for name, backend in now.local.items()
         }

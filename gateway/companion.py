@@ -1,4 +1,4 @@
-"""The WebSocket endpoint of `tandem serve --companion`, as a plain ASGI application.
+"""The endpoint of `tandem serve --companion`, as a plain ASGI application.
 
 Who may connect is decided on the Upgrade, before the socket is accepted; what is asked is read by
 the same dialects as over HTTP, so that a session and a POST with one body mean one prompt. What
@@ -10,23 +10,46 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Protocol
 
 from backends.speculative.parse import parse
-from backends.speculative.seams import Ended, Gone, Target
+from backends.speculative.seams import Channel, Ended, Gone, Target
 from backends.speculative.session import (
+    KEPT_S,
     PATH,
     Failure,
+    MalformedMessage,
     Message,
     Open,
+    Resume,
     pack,
     pack_text,
 )
-from backends.speculative.verify import VerifySession
+from backends.speculative.shelf import Shelf
+from backends.speculative.verify import LINGER_S, Left, VerifySession, failure_of
+from gateway.companion_post import (
+    Event,
+    EventStream,
+    Receive,
+    Scope,
+    Send,
+    read_body,
+    read_message,
+    read_posted,
+    respond,
+)
 from gateway.core.chat import ChatRequest, Endpoint, Feature
-from gateway.core.errors import Draining, Forbidden, NotFound, Overloaded, TandemError
+from gateway.core.errors import (
+    Draining,
+    Forbidden,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    Overloaded,
+    TandemError,
+)
 from gateway.core.exchange import Caller, ExchangeRecord, RecordDraft
 from gateway.core.routing import Upstream
 from gateway.dialects.base import Dialect
@@ -37,14 +60,14 @@ from gateway.wire.openai_shapes import error_body
 
 logger = logging.getLogger("tandem.companion")
 
-Scope: TypeAlias = MutableMapping[str, Any]
-Event: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Event]]
-Send: TypeAlias = Callable[[Event], Awaitable[None]]
-Headers: TypeAlias = Mapping[str, str]
+Headers = Mapping[str, str]
 
 MAX_SESSIONS = 256
+OPEN_S = 10.0
+"""A socket that has said nothing by then is closed."""
 CLOSING_S = 0.02
+LEFT = (1000, 1001)
+"""Codes of a WebSocket that was closed in good order. 1005 is also uvicorn's for one that broke."""
 _DIALECTS: Mapping[str, Dialect] = {"chat": OpenAIChat(), "completion": OpenAICompletions()}
 
 
@@ -53,7 +76,8 @@ class CompanionEndpoint:
 
     `guard` sees method and headers and refuses a foreign Host or Origin, `authenticate` tells who
     calls, and `resolve` finds the target that the caller means and may use; all three raise a
-    TandemError. `ended` hears of every session that was accepted, once.
+    TandemError. `ended` hears of every session that was accepted, once. `idle_s` is how long a
+    socket may take to begin.
     """
 
     def __init__(
@@ -65,71 +89,149 @@ class CompanionEndpoint:
         ended: Callable[[Ended], None] | None = None,
         max_sessions: int = MAX_SESSIONS,
         draining: Callable[[], bool] = bool,
+        kept_s: float = KEPT_S,
+        linger_s: float = LINGER_S,
     ) -> None:
         self._guard = guard
         self._authenticate = authenticate
         self._resolve = resolve
-        self._ended = ended
         self._max_sessions = max_sessions
         self.open_sessions = 0
         self._draining = draining
-        self._sessions: set[VerifySession] = set()
+        self._linger_s = linger_s
+        self.shelf = Shelf(ended or (lambda _: None), kept_s=kept_s)
+        self._posted: dict[str, EventStream] = {}
+        self._distrusted: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one WebSocket. The caller has seen that it is one, at any path."""
+        """Serve a WebSocket, at any path, or an HTTP request at `PATH` or below it."""
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+            return
         await receive()  # websocket.connect
         try:
-            caller = self._admit(scope)
+            caller = self._admit("GET", scope)
         except TandemError as error:
             await _refuse(scope, receive, send, error)
             return
-        self.open_sessions += 1
+        socket = _Socket(receive, send)
         try:
             await send({"type": "websocket.accept"})
-            await self._serve(caller, _Socket(receive, send))
+            await self._serve(caller, socket, socket.first)
         except OSError:
             pass  # it left while we were accepting; uvicorn says so with a kind of OSError
-        finally:
-            self.open_sessions -= 1
 
     def cut(self) -> None:
         """End every session with a message that says why: the grace of draining is over."""
-        for session in tuple(self._sessions):
+        self.shelf.clear()
+        for session in self.shelf.served:
             session.stop(Draining(cut=True))
 
-    def _admit(self, scope: Scope) -> Caller:
+    def _admit(self, method: str, scope: Scope) -> Caller:
         if scope["path"] != PATH:
             raise NotFound(f"Sessions are at {PATH}.")
-        headers = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
-        }
-        self._guard("GET", headers)
-        caller = self._authenticate(headers)
+        caller = self._caller(method, scope)
         if self._draining():
             raise Draining()
         if self.open_sessions >= self._max_sessions:
             raise Overloaded(f"{self._max_sessions} sessions are open.", retry_after=1)
         return caller
 
-    async def _serve(self, caller: Caller, socket: _Socket) -> None:
+    def _caller(self, method: str, scope: Scope) -> Caller:
+        headers = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
+        }
+        self._guard(method, headers)
+        return self._authenticate(headers)
+
+    async def _serve(
+        self, caller: Caller, channel: Endable, first: Callable[[], Awaitable[Message]]
+    ) -> None:
+        """One socket, or what stands for one, from its first message to its end."""
+        self.open_sessions += 1
+        session: VerifySession | None = None
+        left: Left = "over"
+        failure: Failure | None = None
+        try:
+            opening = await first()
+            if not isinstance(opening, Open | Resume):
+                raise MalformedMessage("A session begins with 'open'.")
+            session = self._session(opening, caller)
+            if isinstance(channel, EventStream):
+                self._posted[session.id] = channel
+            left = await session.serve(channel, opening)
+        except Gone:
+            pass
+        except MalformedMessage as error:
+            failure = Failure(code="bad_message", message=str(error))
+        except TandemError as error:
+            failure = failure_of(error)
+        except Exception:
+            logger.exception("a session failed inside the companion")
+            failure = Failure(code="internal_error", fallback="stream")
+        finally:
+            self.open_sessions -= 1
+            if session is not None:
+                if self._posted.get(session.id) is channel:
+                    del self._posted[session.id]
+                if left == "waits":
+                    self.shelf.keep(session)
+                elif left == "over":
+                    await self.shelf.end(session)
+        await channel.leave(failure)
+
+    def _session(self, first: Open | Resume, caller: Caller) -> VerifySession:
+        """The session that a socket's first message means. Raises TandemError."""
+        if isinstance(first, Resume):
+            return self.shelf.claim(first, caller)
         session = VerifySession(
-            socket,
             caller,
             resolve=lambda model: self._resolve(model, caller),
             read=read_open,
+            linger_s=self._linger_s,
+            distrusted=self._distrusted,
         )
-        self._sessions.add(session)
+        self.shelf.put(session)
+        return session
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Where no WebSocket can be made: server-sent events down, POSTs up."""
         try:
-            ended = await session.run()
-        except Exception:
-            logger.exception("a session failed inside the companion")
-            await socket.leave(Failure(code="internal_error", fallback="stream"))
+            if scope["method"] != "POST":
+                raise MethodNotAllowed("Sessions are posted to, or upgraded to a WebSocket.")
+            if scope["path"] != PATH:
+                await self._post(scope, receive)
+                await respond(send, 200, b"{}")
+                return
+            caller = self._admit("POST", scope)
+            opening = read_message(await read_body(receive))
+        except (Gone, OSError):
             return
-        finally:
-            self._sessions.discard(session)
-        if self._ended is not None:
-            self._ended(ended)
-        await socket.leave(None)
+        except MalformedMessage as error:
+            refusal = InvalidRequest(str(error), code="bad_message")
+            await respond(send, refusal.status, error_body(refusal))
+            return
+        except TandemError as error:
+            await respond(send, error.status, error_body(error))
+            return
+        async with EventStream(receive, send) as stream:
+
+            async def first() -> Message:
+                return opening
+
+            await self._serve(caller, stream, first)
+
+    async def _post(self, scope: Scope, receive: Receive) -> None:
+        """What the edge says in a session whose commits it reads as events."""
+        caller = self._caller("POST", scope)
+        id = scope["path"].removeprefix(PATH + "/")
+        token, messages = read_posted(await read_body(receive))
+        stream, session = self._posted.get(id), self.shelf.find(id)
+        known = Resume(session=id, token=token, have_pos=0)
+        if stream is None or session is None or not session.may_resume(caller, known):
+            raise NotFound("No such session.")
+        for message in messages:
+            stream.put(message)
 
 
 def read_open(opening: Open, caller: Caller) -> ChatRequest:
@@ -207,11 +309,19 @@ def session_record(
             "accepted": ended.accepted,
             "rounds": ended.rounds,
             "gain": None,
+            "exactness": ended.exactness or None,
+            "margin_min": ended.margin_min,
+            "resumes": ended.resumes,
         },
     )
     draft.energy_j, draft.energy_estimated = energy(upstream, ended.seconds)
     note_cost(draft, upstream)
     return draft.freeze()
+
+
+class Endable(Channel, Protocol):
+    async def leave(self, failure: Failure | None) -> None:
+        """End it in good order, after a last word if there is one. Raises nothing."""
 
 
 class _Socket:
@@ -222,10 +332,18 @@ class _Socket:
         self._send = send
         self._text = False
 
+    async def first(self) -> Message:
+        """Raises MalformedMessage if none comes in time."""
+        try:
+            async with asyncio.timeout(OPEN_S):
+                return await self.receive()
+        except TimeoutError:
+            raise MalformedMessage("No 'open' came.") from None
+
     async def receive(self) -> Message:
         event = await self._receive()
         if event["type"] != "websocket.receive":
-            raise Gone
+            raise Gone(left=event.get("code") in LEFT)
         data = event.get("bytes")
         self._text = data is None
         return parse(event["text"] if data is None else data)
@@ -238,16 +356,21 @@ class _Socket:
             event["bytes"] = pack(message)
         try:
             await self._send(event)
-        except OSError:
+        except (OSError, RuntimeError):  # the latter: a send after the close that we have heard of
             raise Gone from None
 
     async def leave(self, failure: Failure | None) -> None:
         try:
             if failure is not None:
                 await self.send(failure)
-            await self._send({"type": "websocket.close", "code": 1011 if failure else 1000})
+            await self._send({"type": "websocket.close", "code": _code(failure)})
         except (Gone, OSError, RuntimeError):
             pass  # closed already, which is what was wanted
+
+
+def _code(failure: Failure | None) -> int:
+    """A refusal ends a socket in good order; what nobody foresaw does not."""
+    return 1011 if failure is not None and failure.code == "internal_error" else 1000
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, error: TandemError) -> None:

@@ -18,6 +18,7 @@ from backends.base import Backend, Resources
 from backends.engine.backend import LlamaCppBackend
 from backends.http import default_transport
 from backends.speculative.seams import Ended
+from backends.speculative.session import PATH
 from gateway.admin import AdminParts, admin_app
 from gateway.admission import Admission
 from gateway.balancer import Balancer
@@ -204,7 +205,7 @@ class Generation:
 
 
 class _Rest:
-    """What is not a proxy path: WebSocket sessions, and FastAPI for plain HTTP."""
+    """What is not a proxy path: a companion's sessions, and FastAPI for the rest of HTTP."""
 
     def __init__(self, admin: App, sessions: CompanionEndpoint | None) -> None:
         self._admin = admin
@@ -218,7 +219,11 @@ class _Rest:
                 await receive()
                 await send({"type": "websocket.close", "code": 1008})
         elif scope["type"] == "http":
-            await self._admin(scope, receive, send)
+            ours = scope["path"] == PATH or scope["path"].startswith(PATH + "/")
+            if ours and self._sessions is not None:
+                await self._sessions(scope, receive, send)
+            else:
+                await self._admin(scope, receive, send)
 
 
 def unchanged(

@@ -84,6 +84,8 @@ class EngineVitals:
     load_s: float | None = None
     stats: Mapping[str, float] = field(default_factory=dict)
     """The worker's own counters (scheduler.Stats) and gauges, at most some seconds old."""
+    exactness: str = ""
+    """bitwise or tie-tolerant, as its sessions promise it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -487,6 +489,8 @@ _ENGINE_DRAFTS = (
 )
 _DRAFT_SOURCES = ("ngram", "prediction", "model")
 _DRAFT_OFF = ("cost", "busy", "acceptance", "no_match")
+_AUDITS = ("same", "tie", "mismatch")
+_EXACTNESS = ("bitwise", "tie-tolerant")
 _ENGINE_CELLS = ("used", "reserved", "cached")
 
 
@@ -513,6 +517,7 @@ def _engine_counts(engines: Mapping[str, EngineVitals]) -> Iterator[Metric]:
     yield rows
     yield cells
     yield from _engine_drafts(known)
+    yield from _exactness(engines)
     yield _gauge(
         "tandem_engine_kv_usage_ratio",
         "KV cells that hold tokens, over all.",
@@ -552,6 +557,28 @@ def _engine_drafts(known: Mapping[str, Mapping[str, float]]) -> Iterator[Metric]
         for why in _DRAFT_OFF:
             off.add_metric((upstream, why), stats.get(f"spec_off_{why}", 0))
     yield off
+    audits = CounterMetricFamily(
+        "tandem_spec_audits",
+        "Verified positions that were evaluated once more, by what came out.",
+        labels=("upstream", "result"),
+    )
+    for upstream, stats in known.items():
+        for result in _AUDITS:
+            audits.add_metric((upstream, result), stats.get(f"audits_{result}", 0))
+    yield audits
+
+
+def _exactness(engines: Mapping[str, EngineVitals]) -> Iterator[Metric]:
+    held = GaugeMetricFamily(
+        "tandem_spec_exactness",
+        "Which promise a target's sessions have: 1 for the one that holds.",
+        labels=("upstream", "exactness"),
+    )
+    for upstream, engine in engines.items():
+        for promise in _EXACTNESS:
+            if engine.exactness:
+                held.add_metric((upstream, promise), float(engine.exactness == promise))
+    yield held
 
 
 def _memory(residents: Mapping[str, ResidentVitals], budget: int | None) -> Iterator[Metric]:

@@ -89,7 +89,7 @@ class Sequence:
         self._unread: deque[Output | TandemError] = deque()
         self._news = asyncio.Event()
         self._over = False
-        self._paused = False
+        self._full = self._held = self._paused = False
 
     def __aiter__(self) -> Sequence:
         return self
@@ -101,8 +101,9 @@ class Sequence:
             self._news.clear()
             await self._news.wait()
         item = self._unread.popleft()
-        if self._paused and len(self._unread) <= RESUME_AT:
-            self._pause(False)
+        if self._full and len(self._unread) <= RESUME_AT:
+            self._full = False
+            self._settle_pause()
         if isinstance(item, TandemError):
             raise item
         return item
@@ -114,6 +115,11 @@ class Sequence:
     def sync(self, epoch: int, base: int, tokens: Tokens[int]) -> None:
         """Role draft: tell what the target committed from position `base` on."""
         self._speak({"op": "sync", "epoch": epoch, "base": base, "tokens": list(tokens)})
+
+    def hold(self, on: bool) -> None:
+        """Leave it out of the worker's steps, or take it in again."""
+        self._held = on
+        self._settle_pause()
 
     async def aclose(self) -> None:
         """Cancel, unless it has ended. The worker frees its cells within a step."""
@@ -131,8 +137,9 @@ class Sequence:
         self._news.set()
         if output.finish is not None:
             self.end(None)
-        elif len(self._unread) >= PAUSE_AT and not self._paused:
-            self._pause(True)
+        elif len(self._unread) >= PAUSE_AT and not self._full:
+            self._full = True
+            self._settle_pause()
 
     def end(self, error: TandemError | None) -> None:
         if self._over:
@@ -143,9 +150,11 @@ class Sequence:
             self._unread.append(error)
         self._news.set()
 
-    def _pause(self, on: bool) -> None:
-        self._paused = on
-        self._speak({"op": "pause", "on": on})
+    def _settle_pause(self) -> None:
+        on = self._full or self._held
+        if on != self._paused:
+            self._paused = on
+            self._speak({"op": "pause", "on": on})
 
     def _speak(self, frame: Wire) -> None:
         if not self._over:

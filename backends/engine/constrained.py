@@ -15,6 +15,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.engine.gumbel import margin
+
 Floats = NDArray[np.float32]
 
 
@@ -32,6 +34,11 @@ class Chooser(Protocol):
     def choose(self, logits: Floats) -> int: ...
 
     def accept(self, token: int) -> None: ...
+
+    @property
+    def margin(self) -> float: ...
+
+    def above(self, token: int) -> float: ...
 
     def close(self) -> None: ...
 
@@ -51,8 +58,16 @@ class Rule(Protocol):
 class Greedy:
     """The likeliest token."""
 
+    margin = float("inf")
+
     def choose(self, logits: Floats) -> int:
-        return int(logits.argmax())
+        token = int(logits.argmax())
+        self.margin = margin(logits, token)
+        self._logits, self._best = logits, token
+        return token
+
+    def above(self, token: int) -> float:
+        return float(self._logits[self._best] - self._logits[token])
 
     def accept(self, token: int) -> None:
         pass
@@ -88,9 +103,21 @@ class ConstrainedSampler:
             token = self._among_those_that_fit(logits)
         if self._clock() - began > SLOW_S:
             raise NothingFits("its grammar is too ambiguous: one token took over a second")
+        self.accept(token)
+        return token
+
+    def accept(self, token: int) -> None:
+        """Go on with a token that has been found to fit."""
         self._chooser.accept(token)
         self._rule.accept(token)
-        return token
+
+    def above(self, token: int) -> float:
+        """How far the last choice was above another token; infinite if that does not fit."""
+        return self._chooser.above(token)
+
+    @property
+    def margin(self) -> float:
+        return self._chooser.margin
 
     def close(self) -> None:
         self._chooser.close()

@@ -18,6 +18,7 @@ import llama_cpp.llama_cpp as C
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.engine.gumbel import Noise, margin
 from backends.engine.protocol import SamplerSettings
 
 Floats = NDArray[np.float32]
@@ -337,10 +338,12 @@ _BREAKERS = (b"\n", b":", b'"', b"*")
 
 
 class ChainSampler:
-    """llama.cpp's sampler chain for one sequence; a call chooses a token and accepts it.
+    """llama.cpp's sampler chain for one sequence, and a choice from what it leaves.
 
-    So its state is exactly that of the tokens emitted: call it once per emitted token. The order is
-    llama.cpp's default one. `ends` are the tokens that `ignore_eos` and `min_tokens` ban.
+    A call chooses a token and accepts it, so its state is exactly that of the tokens emitted: call
+    it once per emitted token. The order is llama.cpp's default one; only the last step is ours, so
+    that a sample is a function of seed and position (gumbel.py) and not of how often was sampled.
+    `ends` are the tokens that `ignore_eos` and `min_tokens` ban.
     """
 
     def __init__(
@@ -355,8 +358,12 @@ class ChainSampler:
         self._ids = np.arange(vocab, dtype=np.int32)
         self._biases = settings.logit_bias
         self._ends = sorted(ends)
-        # How many more tokens may not end the answer.
-        self._open = PENALTY_WINDOW**2 if settings.ignore_eos else settings.min_tokens
+        # Before this position no token may end the answer.
+        self._least = PENALTY_WINDOW**2 if settings.ignore_eos else settings.min_tokens
+        seed = random.getrandbits(31) if settings.seed is None else settings.seed
+        self._noise = Noise(seed, vocab) if settings.temperature > 0 else None
+        self._position = self._attempt = self._best = self._left = 0
+        self._keys = np.empty(vocab, np.float64)
         self._chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
         for sampler in self._parts(settings, model, prompt):
             C.llama_sampler_chain_add(self._chain, sampler)
@@ -365,7 +372,7 @@ class ChainSampler:
     def _parts(cls, settings: SamplerSettings, model: Model, prompt: tuple[int, ...]) -> list[Any]:
         parts = cls._penalties(settings, model, prompt)
         if settings.temperature <= 0 and not settings.infill:
-            return [*parts, C.llama_sampler_init_greedy()]
+            return parts
         if settings.top_k > 0:
             parts.append(C.llama_sampler_init_top_k(settings.top_k))
         if settings.typical_p < 1:
@@ -378,11 +385,8 @@ class ChainSampler:
             parts.append(C.llama_sampler_init_min_p(settings.min_p, 1))
         if settings.infill:
             parts.append(C.llama_sampler_init_infill(model.vocab))
-        if settings.temperature <= 0:
-            return [*parts, C.llama_sampler_init_greedy()]
-        seed = settings.seed if settings.seed is not None else random.getrandbits(31)
-        parts.append(C.llama_sampler_init_temp(settings.temperature))
-        parts.append(C.llama_sampler_init_dist(seed & 0xFFFFFFFF))
+        if settings.temperature > 0:
+            parts.append(C.llama_sampler_init_temp(settings.temperature))
         return parts
 
     @staticmethod
@@ -416,7 +420,7 @@ class ChainSampler:
         self._items["logit"] = logits
         for token, bias in self._biases:
             self._items["logit"][token] += bias
-        if self._open > 0:
+        if self._position < self._least:
             self._items["logit"][self._ends] = -np.inf
         array = C.llama_token_data_array(
             data=self._items.ctypes.data_as(ctypes.POINTER(C.llama_token_data)),
@@ -425,10 +429,36 @@ class ChainSampler:
             sorted=False,
         )
         C.llama_sampler_apply(self._chain, ctypes.byref(array))
-        return int(self._items["id"][array.selected])
+        left = self._items[: array.size]
+        self._left = len(left)
+        keys = self._keys[: self._left]
+        np.copyto(keys, left["logit"])
+        if self._noise is not None:
+            keys += self._noise(self._position, left["id"], self._attempt)
+        self._attempt += 1
+        self._best = int(keys.argmax())
+        return int(left["id"][self._best])
+
+    def guess(self, logits: Floats, position: int) -> int:
+        """What would be chosen at a position, if nothing before it mattered."""
+        self._position, self._attempt = position, 0
+        return self.choose(logits)
+
+    @property
+    def margin(self) -> float:
+        """How far the last choice was above the second best, noise included."""
+        return margin(self._keys[: self._left], self._best)
+
+    def above(self, token: int) -> float:
+        """How far the last choice was above another token; infinite if that was filtered out."""
+        there = np.flatnonzero(self._items["id"][: self._left] == token)
+        if not len(there):
+            return float("inf")
+        return float(self._keys[self._best] - self._keys[there[0]])
 
     def accept(self, token: int) -> None:
-        self._open -= 1
+        self._position += 1
+        self._attempt = 0
         C.llama_sampler_accept(self._chain, token)
 
     def close(self) -> None:

@@ -27,8 +27,10 @@ Positions count generated tokens: 0 is the first token after the prompt. Roles o
             so far, all its tokens are verified in one pass (sample-and-match: position i is sampled
             with the sequence's real sampler state and the draft only compared). Never idle: with an
             empty inbox it decodes one token as `generate` would.
-`draft`     greedy tokens ahead of the target, at most `ahead` beyond what `sync` has confirmed;
-            a `sync` that disagrees rewinds to the committed tokens and raises the epoch. It never
+`draft`     tokens ahead of the target, at most `ahead` beyond what `sync` has confirmed: what
+            the job's sampler would choose, with the target's own noise if it has the target's seed
+            (gumbel.py), and without what looks back (penalties). A `sync` that disagrees rewinds
+            to the committed tokens and raises the epoch. It never
             ends by itself: the session cancels it.
 
 Epochs only spare work, they never decide what is right: a target compares every draft with what it
@@ -169,6 +171,10 @@ class Output(NamedTuple):
     `logprobs` are of the tokens that end in `text`: those that a stop string cuts have none.
     `prompt` marks the text of a scored job's prompt, which is not the answer's. `prediction`, with
     the finish: how many tokens drafted from the job's prediction held, and how many did not.
+    `margin`, of role target: the least that one of `tokens` was above the second best, in logits
+    and with the noise of sampling; only a tie can be broken otherwise by a batch's width.
+    `trusted` is false once an audit (audit.py) has found verification wrong: this worker verifies
+    no more.
     """
 
     id: int
@@ -188,6 +194,8 @@ class Output(NamedTuple):
     retry_after: float | None = None
     prompt: bool = False
     prediction: tuple[int, int] = (0, 0)
+    margin: float | None = None
+    trusted: bool = True
 
     @classmethod
     def unpack(cls, values: list[Any]) -> Output:
@@ -215,7 +223,12 @@ GRAMMAR = "grammar"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """A worker's first frame: the model is loaded and has decoded a probe."""
+    """A worker's first frame: the model is loaded and has decoded a probe.
+
+    `exactness`: whether widths of two and more gave the same logits, bit for bit. `epsilon`: a tie
+    of less than that, in logits, can fall the other way at another width, one included; None if
+    nothing was measured.
+    """
 
     vocab: int
     context: int
@@ -223,8 +236,16 @@ class Ready:
     threads: int
     load_s: float
     exactness: str = "unknown"
+    epsilon: float | None = None
     fim: bool = False
     meta: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def promised(self) -> str:
+        """What a target's sessions can promise: drafts change no byte, or none but at ties."""
+        if self.meta.get("strict") == "true" and self.exactness == "bitwise":
+            return "bitwise"
+        return "tie-tolerant" if int(self.meta.get("verify", "0")) else ""
 
     def pack(self) -> Wire:
         return {"op": "ready", **asdict(self)}

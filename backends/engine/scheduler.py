@@ -34,9 +34,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.engine.audit import Audit
 from backends.engine.confidence import Confidence, probability
 from backends.engine.constrained import NothingFits
 from backends.engine.drafts import Inbox, Lead
+from backends.engine.gumbel import margin
 from backends.engine.logprobs import Trail
 from backends.engine.prefix import PrefixCache, common
 from backends.engine.protocol import (
@@ -78,6 +80,24 @@ class Sampler(Protocol):
     def __call__(self, logits: Floats) -> int:
         """Raises NothingFits if a grammar leaves no token."""
 
+    def accept(self, token: int) -> None:
+        """Remember a token that was chosen elsewhere."""
+
+    @property
+    def margin(self) -> float:
+        """How far the last choice was above the second best, in logits, noise included."""
+
+    def above(self, token: int) -> float:
+        """How far it was above another token."""
+
+    def close(self) -> None: ...
+
+
+class Guesser(Protocol):
+    """Says what a target would choose, as far as that depends on one row and its position only."""
+
+    def guess(self, logits: Floats, position: int) -> int: ...
+
     def close(self) -> None: ...
 
 
@@ -102,6 +122,9 @@ class Decoder(Protocol):
 
         Raises GrammarRefused.
         """
+
+    def guesser(self, job: Job) -> Guesser | None:
+        """For role draft. None: plain argmax."""
 
     def piece(self, token: int) -> bytes:
         """The token's text; nothing for control tokens."""
@@ -156,7 +179,10 @@ GROWTH = 32
 
 @dataclass(slots=True, kw_only=True)
 class Slot:
-    """A sequence in its place. `tokens` is prompt and generated; `fed` of them are in cells."""
+    """A sequence in its place. `tokens` is prompt and generated; `fed` of them are in cells.
+
+    `audit`: the position of the answer that is evaluated again before anything else.
+    """
 
     job: Job
     sequence: int
@@ -167,6 +193,8 @@ class Slot:
     inbox: Inbox | None = None
     drafting: Drafting | None = None
     lead: Lead | None = None
+    guesser: Guesser | None = None
+    audit: int | None = None
     trail: Trail | None = None
     scored: ScoredPrompt | None = None
     fed: int = 0
@@ -198,7 +226,8 @@ class Rows:
     """One slot's part of a batch: known tokens, then a draft to verify, then padding.
 
     `samples`: the known rows reach the sequence's end, so the next token is sampled after them.
-    `scored`: they are of a prompt that is read back.
+    `scored`: they are of a prompt that is read back. `audit`: the only row is there already, and is
+    computed to be compared.
     """
 
     slot: Slot
@@ -207,6 +236,7 @@ class Rows:
     samples: bool = True
     pad: bool = False
     scored: bool = False
+    audit: bool = False
 
     @property
     def width(self) -> int:
@@ -244,6 +274,9 @@ class Stats:
     snapshots_saved: int = 0
     snapshots_restored: int = 0
     snapshot_tokens: int = 0
+    audits_same: int = 0
+    audits_tie: int = 0
+    audits_mismatch: int = 0
 
 
 class Scheduler:
@@ -256,12 +289,14 @@ class Scheduler:
         clock: Callable[[], float] = time.monotonic,
         snapshots: Snapshots | None = None,
         speculation: Speculation | None = None,
+        audit: Audit | None = None,
     ) -> None:
         self._engine = engine
         self._limits = limits
         self._clock = clock
         self._snapshots = snapshots
         self._speculation = speculation
+        self._audit = audit or Audit()
         self._queue = Waiting()
         self._drain = DrainRate()
         self._confidence = Confidence()
@@ -505,6 +540,7 @@ class Scheduler:
                 inbox=Inbox(self._engine.vocab) if job.role == "target" else None,
                 drafting=self._speculation.begin(job) if self._speculation else None,
                 lead=Lead(self._engine.vocab) if job.role == "draft" else None,
+                guesser=self._engine.guesser(job) if job.role == "draft" else None,
                 trail=None if job.logprobs is None else Trail(job.logprobs, self._engine.spelling),
                 scored=(
                     ScoredPrompt(job.tokens, job.logprobs or 0, self._engine.spelling)
@@ -641,8 +677,9 @@ class Scheduler:
 
     def _release(self, slot: Slot, *, keep: bool = True) -> None:
         """Its end. What it holds stays for the next who begins alike, unless it is doubtful."""
-        if slot.sampler:
-            slot.sampler.close()
+        for owned in (slot.sampler, slot.guesser):
+            if owned:
+                owned.close()
         if slot.drafting:
             slot.drafting.close()
         self._drain.note(slot.whole, self._clock())
@@ -691,6 +728,9 @@ class Scheduler:
         alone = [[self._strict_rows(slot)] for slot in eligible if slot.job.strict]
         alone += [[self._scored_rows(slot)] for slot in eligible if self._scoring(slot)]
         eligible = [slot for slot in eligible if not self._scoring(slot)]
+        audited = [slot for slot in eligible if slot.audit is not None and not slot.job.strict]
+        alone += [[self._audit_rows(slot)] for slot in audited]
+        eligible = [slot for slot in eligible if slot not in audited]
         few = max(1, limits.verify)  # as many rows as a verification are no prompt
         decoding = [slot for slot in eligible if slot.due <= few]
         prompts = [slot for slot in eligible if slot.due > few]
@@ -718,9 +758,11 @@ class Scheduler:
         most = min(self._limits.verify, slot.job.max_tokens - slot.generated - 1)
         if slot.drafting:
             return slot.drafting.draft(slot.tokens, most, company)
+        if not slot.inbox or not self._audit.trusted:
+            return []
         if slot.job.ahead:
             most = min(most, slot.job.ahead)
-        return slot.inbox.take(slot.generated, most) if slot.inbox else []
+        return slot.inbox.take(slot.generated, most)
 
     @staticmethod
     def _scoring(slot: Slot) -> bool:
@@ -731,7 +773,14 @@ class Scheduler:
         known = slot.tokens[slot.fed : end]
         return Rows(slot=slot, known=known, samples=len(known) == slot.due, scored=True)
 
+    @staticmethod
+    def _audit_rows(slot: Slot) -> Rows:
+        known = slot.tokens[slot.fed : slot.fed + 1]
+        return Rows(slot=slot, known=known, pad=slot.job.strict, audit=True)
+
     def _strict_rows(self, slot: Slot) -> Rows:
+        if slot.audit is not None:
+            return self._audit_rows(slot)
         known = slot.tokens[slot.fed : slot.fed + self._limits.chunk]
         draft = self._draft_of(slot)
         pad = len(known) + len(draft) == 1
@@ -784,9 +833,14 @@ class Scheduler:
             text, entries = slot.scored.read(before, logits)
             self._news.append(Output(id=slot.job.id, text=text, logprobs=entries, prompt=True))
             logits, greedy = logits[-1:], greedy[-1:]
-        if rows.samples:
+        if rows.audit:
+            self._judge(slot, logits[0])
+        elif rows.samples:
             if slot.lead is not None:
-                self._lead(slot, slot.lead, greedy[0], logits[0])
+                token = greedy[0]
+                if slot.guesser is not None:
+                    token = slot.guesser.guess(logits[0], slot.generated)
+                self._lead(slot, slot.lead, token, logits[0])
             else:
                 self._emit(rows, logits, greedy)
         if slot.job.id in self._slots and slot.fed < before + rows.width:
@@ -816,6 +870,7 @@ class Scheduler:
         slot, draft = rows.slot, rows.draft
         base, text, emitted, accepted = slot.generated, b"", 0, 0
         finish: str | None = None
+        least: float | None = None
         for i in range(len(draft) + 1):
             try:
                 token = slot.sampler(logits[i]) if slot.sampler else greedy[i]
@@ -823,6 +878,9 @@ class Scheduler:
                 # The request's doing, not the engine's: nobody must take this model for broken.
                 self._fail([rows], str(error), word=GRAMMAR)
                 return
+            if slot.inbox is not None:
+                above = slot.sampler.margin if slot.sampler else margin(logits[i], token)
+                least = above if least is None else min(above, least)
             slot.tokens.append(token)
             emitted += 1
             held = i < len(draft) and token == draft[i]
@@ -873,10 +931,39 @@ class Scheduler:
                 completion_tokens=slot.generated,
                 logprobs=slot.trail.take(slot.text.shown) if slot.trail else (),
                 prediction=slot.drafting.prediction if slot.drafting and finish else (0, 0),
+                margin=least,
+                trusted=self._audit.trusted,
             )
         )
         if finish:
             self._release(slot)
+        elif slot.inbox is not None and draft:
+            slot.audit = self._audit.pick(base, emitted)
+            if slot.audit is not None:
+                # Back to the row before it; what follows is fed again as after any rewind.
+                slot.fed = slot.prompt + slot.audit - 1
+
+    def _judge(self, slot: Slot, logits: Floats) -> None:
+        """Is what a draft settled what the target says by itself?"""
+        at, slot.audit = slot.audit, None
+        if at is None or (slot.job.sampler.temperature > 0 and slot.job.sampler.seed is None):
+            return  # another seed, another answer
+        sampler = self._engine.sampler(slot.job)
+        try:
+            said = slot.tokens[slot.prompt : slot.prompt + at + 1]
+            verdict = self._audit.judge(slot.job, said, logits, sampler)
+        except NothingFits:
+            return
+        finally:
+            if sampler is not None:
+                sampler.close()
+        match verdict:
+            case "same":
+                self.stats.audits_same += 1
+            case "tie":
+                self.stats.audits_tie += 1
+            case "mismatch":
+                self.stats.audits_mismatch += 1
 
     def _fail(self, batch: list[Rows], why: str, word: str = FAILED) -> None:
         for rows in batch:

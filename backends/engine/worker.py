@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from backends.engine import drafters, gguf, memory, native, process
+from backends.engine.audit import Audit
 from backends.engine.constrained import ConstrainedSampler, Greedy
 from backends.engine.embedder import Embedder, EncodeFailed
 from backends.engine.encoder import LlamaEncoder
@@ -43,6 +44,7 @@ from backends.engine.scheduler import (
     Decoder,
     Floats,
     GrammarRefused,
+    Guesser,
     Limits,
     Sampler,
     Scheduler,
@@ -71,6 +73,9 @@ class NoDecoder:
     def copy(self, source: int, target: int, end: int) -> None: ...
 
     def sampler(self, job: Job) -> Sampler | None:
+        return None
+
+    def guesser(self, job: Job) -> Guesser | None:
         return None
 
     def save(self, sequence: int) -> memoryview:
@@ -131,6 +136,20 @@ class LlamaDecoder:
         hidden = self._hidden.copy()
         hidden[[token for token in job.shown if 0 <= token < self.vocab]] = False
         return ConstrainedSampler(chooser, grammar, hidden)
+
+    def guesser(self, job: Job) -> Guesser | None:
+        settings = job.sampler
+        if settings.temperature <= 0 and not settings.logit_bias:
+            return None
+        # What looks back would have to be rewound with the drafter.
+        blind = replace(
+            settings,
+            frequency_penalty=0.0,
+            presence_penalty=0.0,
+            repeat_penalty=1.0,
+            dry_multiplier=0.0,
+        )
+        return native.ChainSampler(blind, self._model, self._eog)
 
     def _chain(self, job: Job) -> native.ChainSampler:
         return native.ChainSampler(job.sampler, self._model, self._eog, job.tokens)
@@ -254,16 +273,19 @@ def _require_kv(settings: EngineSettings) -> None:
         raise native.LoadFailed(why)
 
 
-def probe(model: native.Model, context: native.Context, verify: int, rows: int = 10) -> str:
+def probe(
+    model: native.Model, context: native.Context, verify: int, rows: int = 10
+) -> tuple[str, float]:
     """Decode a short text at the widths that verifying uses: are the logits the same, bit for bit?
 
     "bitwise": they are, so strict sequences do not depend on how many tokens a pass verified.
-    "tie-tolerant": they are not (K-quants, some GPUs). Also the proof that the model decodes at
-    all: raises LoadFailed if what comes out is not a number.
+    "tie-tolerant": they are not (K-quants, some GPUs). Beside it twice the largest difference of a
+    logit between any two widths, one included: what is closer than that is a tie. Also the proof
+    that the model decodes at all: raises LoadFailed if what comes out is not a number.
     """
     text = [token % model.tokens for token in range(7, 7 + rows)]
-    seen: list[Floats] = []
-    for width in sorted({2, 3, 5, verify + 1} & set(range(1, context.outputs + 1))):
+    seen: dict[int, Floats] = {}
+    for width in sorted({1, 2, 3, 5, verify + 1} & set(range(1, context.outputs + 1))):
         logits = []
         for start in range(0, rows, width):
             part = text[start : start + width]
@@ -272,11 +294,14 @@ def probe(model: native.Model, context: native.Context, verify: int, rows: int =
             logits.append(context.decode(part, positions, [0] * len(part), wanted).copy())
         context.remove(0)
         # A last part of one row is of another class: no strict sequence is ever that narrow.
-        seen.append(np.concatenate(logits)[: rows - 1])
-        if np.isnan(seen[-1]).any():
+        seen[width] = np.concatenate(logits)[: rows - 1]
+        if np.isnan(seen[width]).any():
             raise native.LoadFailed(NO_NUMBER)
-    same = all(np.array_equal(seen[0], logits) for logits in seen[1:])
-    return "bitwise" if len(seen) > 1 and same else "tie-tolerant"
+    first, *others = seen.values()
+    apart = max((float(np.abs(first - logits).max()) for logits in others), default=0.0)
+    wide = [logits for width, logits in seen.items() if width > 1]
+    same = len(wide) > 1 and all(np.array_equal(wide[0], logits) for logits in wide[1:])
+    return "bitwise" if same else "tie-tolerant", 2 * apart
 
 
 class Worker:
@@ -405,9 +430,10 @@ def serve(connection: socket.socket, settings: EngineSettings) -> None:
     try:
         speculation = None
         decoder: Decoder
+        epsilon: float | None
         if settings.generates:
             model, context, limits = load(settings)
-            exactness = probe(model, context, limits.verify)
+            exactness, epsilon = probe(model, context, limits.verify)
             speculation = drafters.speculation(
                 settings, model, context, limits, exact=exactness == "bitwise"
             )
@@ -415,7 +441,7 @@ def serve(connection: socket.socket, settings: EngineSettings) -> None:
         else:
             model = native.Model(Path(settings.model), gpu_layers=settings.gpu_layers)
             limits = Limits(context=settings.context or model.trained, cells=0, slots=0)
-            exactness, decoder = "unknown", NoDecoder(model)
+            exactness, epsilon, decoder = "unknown", None, NoDecoder(model)
         embedder = load_embedder(settings, model)
     except (native.LoadFailed, native.DecodeFailed) as error:
         connection.sendall(encode({"op": "fatal", "detail": str(error)}))
@@ -427,6 +453,7 @@ def serve(connection: socket.socket, settings: EngineSettings) -> None:
         threads=settings.threads,
         load_s=time.monotonic() - began,
         exactness=exactness,
+        epsilon=epsilon,
         fim=model.fim.usable,
         meta={
             "description": model.description,
@@ -441,6 +468,7 @@ def serve(connection: socket.socket, settings: EngineSettings) -> None:
         limits,
         snapshots=snapshots(settings) if limits.cached else None,
         speculation=speculation,
+        audit=Audit(exact=exactness == "bitwise"),
     )
     worker = Worker(connection, scheduler, embedder)
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())

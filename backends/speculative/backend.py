@@ -19,6 +19,7 @@ from backends.base import Backend, Health, Options, Resources, part_of
 from backends.engine.payoff import Odds
 from backends.engine.prompts import Vocabulary
 from backends.engine.protocol import MAX_DRAFT, Job
+from backends.engine.tools import FAMILIES
 from backends.http import Clock
 from backends.openai import OWN_DIALECTS, OpenAIBackend
 from backends.openai_options import OpenAIOptions
@@ -26,6 +27,7 @@ from backends.profiles import Profile, Surface
 from backends.speculative.client import NoSession, Session, session_url
 from backends.speculative.controller import LEAST_CHANCE, ON_GAIN, Estimates
 from backends.speculative.cost import Work, usd_delta
+from backends.speculative.coupling import guessing
 from backends.speculative.draft import Drafter
 from backends.speculative.known import Kind, Known
 from backends.speculative.ladder import Ladder, climb
@@ -54,10 +56,19 @@ CARRIED = frozenset(
         Feature.SEED,
         Feature.PENALTIES,
         Feature.PREDICTION,
+        Feature.LOGIT_BIAS,
+        Feature.TYPICAL_P,
+        Feature.REPEAT_PENALTY,
+        Feature.DRY,
+        Feature.IGNORE_EOS,
+        Feature.MIN_TOKENS,
+        Feature.TOOLS,
+        Feature.JSON_MODE,
+        Feature.GRAMMAR,
     }
 )
 """What a session can carry. The target samples each token with its real sampler state, so settings
-that look back (penalties, seeds) are as exact as without drafts."""
+that look back (penalties, seeds, grammars) are as exact as without drafts."""
 
 REST_S = 30.0
 """After a refusal that will not change by itself, for so long no session is asked for."""
@@ -315,6 +326,7 @@ class SpeculativeBackend:
             limit=limit,
             fixed=self.options.always,
             clock=self._clock,
+            family=opened.family,
             cost=self._cost,
         )
 
@@ -351,6 +363,7 @@ class SpeculativeBackend:
             clock=Clock(self._name, options.timeouts, call, streaming=True),
             api_key=options.api_key.get_secret_value() if options.api_key else None,
             timeout_s=options.timeouts.connect,
+            http=self._target.http,
         )
         try:
             opened = await session.open(
@@ -362,6 +375,8 @@ class SpeculativeBackend:
                     max_width=widest,
                 )
             )
+            if opened.family and opened.family not in FAMILIES:
+                raise NoSession("unknown_family")
         except BaseException:
             await session.aclose()
             raise
@@ -417,6 +432,7 @@ class SpeculativeBackend:
             id=0,
             tokens=opened.prompt_ids,
             max_tokens=min(room, DRAFT_TOKENS),
+            sampler=guessing(opened),
             role="draft",
             ahead=ahead,
             floor=floor,

@@ -1,27 +1,23 @@
-"""The edge's end of a session: one WebSocket to a companion, and what can go wrong with it.
+"""The edge's end of a session: over one way to the companion after another, and what can go wrong.
 
 Before the session stands, whatever fails is `NoSession`, and the same request goes over HTTP
-instead. After that it is an UpstreamError, for a part of the answer may have been shown.
+instead. After that a way that breaks is replaced: the session is resumed behind the last commit
+that was read, so that no byte is lost or said twice. Only if that fails too is it an UpstreamError,
+for a part of the answer may have been shown.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import ssl
-from collections.abc import AsyncGenerator
-from functools import cache
-from urllib.parse import urlsplit
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 
 import httpx
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
-from backends.http import Clock
-from backends.speculative.parse import parse
+from backends.http import Clock, HttpUpstream
 from backends.speculative.session import (
-    MAX_MESSAGE,
-    PATH,
+    ACK_EVERY,
+    Ack,
     Commit,
     Draft,
     Failure,
@@ -29,64 +25,49 @@ from backends.speculative.session import (
     Message,
     Open,
     Opened,
+    Resume,
     Stale,
-    pack,
+)
+from backends.speculative.transport import (
+    Lost,
+    NoSession,
+    PostTransport,
+    Transport,
+    WebSocketTransport,
+    session_url,
 )
 from gateway.core.errors import LocalUnavailable, TandemError, UpstreamBroken
 from gateway.core.exchange import Call
 from gateway.core.routing import Zone
 
-PING_S = 15.0
-"""Under the idle limits of the usual proxies (DESIGN 6)."""
-CLOSE_S = 0.5
+__all__ = ["NoSession", "Session", "session_url"]
+
 OPENED_S = 10.0
 """For rendering the prompt; a session is opened before it waits for its turn."""
+PAUSES_S = (0.0, 0.2, 0.5, 1.0, 2.0, 4.0)
+"""Before each try to resume: a network that changes needs seconds. Less than the companion waits
+in all, and two refused connections are enough: nobody is there any more."""
+REFUSALS = 2
 
-# At DEBUG the library would log the Authorization header.
-_LOG = logging.getLogger("tandem.session")
-_LOG.setLevel(logging.WARNING)
+LASTING = ("fingerprint_mismatch", "version_mismatch", "cannot_rewind")
+"""Refusals that the next request would hear again."""
 
-
-class NoSession(Exception):
-    """No session came about. `reason` is a word for the record; nothing has been answered.
-
-    `lasting`: it would fail again the same way, so it need not be tried on the next request.
-    """
-
-    def __init__(self, reason: str, *, lasting: bool = False) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.lasting = lasting
-
-
-class _Direct(connect):
-    """Follows no redirect: a prompt goes where the operator said, or nowhere."""
-
-    def process_redirect(self, exc: Exception) -> Exception:
-        return exc
-
-
-@cache
-def _tls() -> ssl.SSLContext:
-    return httpx.create_ssl_context(trust_env=False)
-
-
-def session_url(base_url: str) -> str:
-    """Where a companion's sessions are, from the address of its HTTP API."""
-    parts = urlsplit(base_url)
-    scheme = {"http": "ws", "https": "wss"}[parts.scheme]
-    root = parts.path.rstrip("/").removesuffix("/v1")
-    return f"{scheme}://{parts.netloc}{root}{PATH}"
+Dial = Callable[[], Awaitable[Transport]]
 
 
 class Session:
     """An open session. Whoever opened it closes it, and that stops the work at the other end."""
 
-    def __init__(self, upstream: str, socket: ClientConnection, clock: Clock) -> None:
+    def __init__(self, upstream: str, transport: Transport, clock: Clock, dial: Dial) -> None:
         self._upstream = upstream
-        self._socket = socket
+        self._transport = transport
         self._clock = clock
+        self._dial = dial
+        self._opened: Opened | None = None
+        self._position = self._acked = 0
         self._ended = False
+        self.resumes = 0
+        """How often the way to the companion was replaced."""
 
     @classmethod
     async def connect(
@@ -99,69 +80,57 @@ class Session:
         clock: Clock,
         api_key: str | None,
         timeout_s: float,
+        http: HttpUpstream | None = None,
     ) -> Session:
-        """Reach the companion. Raises NoSession, or LocalUnavailable before any connection if the
-        request's zone does not reach that far (DESIGN 2.3)."""
+        """Reach the companion; with `http`, also where no WebSocket can be made.
+
+        Raises NoSession, or LocalUnavailable before any connection if the request's zone does not
+        reach that far (DESIGN 2.3).
+        """
         if not call.zone.admits(zone):
             raise LocalUnavailable(
                 f"upstream {upstream!r} lies outside the request's zone {call.zone.label!r}"
             )
+
+        async def by_socket() -> Transport:
+            return await WebSocketTransport.connect(url, api_key=api_key, timeout_s=timeout_s)
+
+        async def by_posts() -> Transport:
+            assert http is not None
+            return PostTransport(http, _http_url(url), call, clock)
+
         try:
-            socket = await _Direct(
-                url,
-                additional_headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
-                user_agent_header="tandem",
-                compression=None,
-                proxy=None,
-                ssl=_tls() if url.startswith("wss:") else None,
-                open_timeout=timeout_s,
-                close_timeout=CLOSE_S,
-                ping_interval=PING_S,
-                max_size=MAX_MESSAGE,
-                # Commits are small and must not wait for each other at the sender.
-                max_queue=256,
-                logger=_LOG,
-            )
-        except InvalidStatus as error:
-            status = error.response.status_code
-            raise NoSession(f"status_{status}", lasting=status in (404, 405, 501)) from None
-        except InvalidHandshake:
-            raise NoSession("no_websocket", lasting=True) from None
-        except InvalidURI:
-            raise NoSession("bad_url", lasting=True) from None
-        except TimeoutError:
-            raise NoSession("connect_timeout") from None
-        except OSError:
-            raise NoSession("unreachable") from None
-        return cls(upstream, socket, clock)
+            return cls(upstream, await by_socket(), clock, by_socket)
+        except NoSession as refusal:
+            if http is None or not refusal.upgrade:
+                raise
+            return cls(upstream, await by_posts(), clock, by_posts)
 
     async def open(self, message: Open) -> Opened:
         """Ask for the session. Raises NoSession if the companion will not have it."""
         try:
-            frame = pack(message)
+            async with asyncio.timeout(OPENED_S):
+                answer = await self._begin(self._transport, message)
         except (ValueError, OverflowError):
             raise NoSession("unpackable") from None  # JSON that msgpack cannot say: huge integers
-        try:
-            async with asyncio.timeout(OPENED_S):
-                await self._socket.send(frame)
-                answer = await self._receive()
         except TimeoutError:
             raise NoSession("open_timeout") from None
         except TandemError as error:
             raise NoSession(error.code or "broken") from None
-        except ConnectionClosed:
+        except Lost:
             raise NoSession("closed") from None
         if isinstance(answer, Opened):
+            self._opened = answer
             return answer
         self._ended = True
         code = answer.code if isinstance(answer, Failure) else "out_of_turn"
-        raise NoSession(code, lasting=code in ("fingerprint_mismatch", "version_mismatch"))
+        raise NoSession(code, lasting=code in LASTING)
 
     async def draft(self, message: Draft) -> None:
-        """Propose tokens. A socket that is gone is the reader's to report."""
+        """Propose tokens. A way that is gone is the reader's to mend."""
         try:
-            await self._socket.send(pack(message))
-        except ConnectionClosed:
+            await self._transport.send(message)
+        except Lost:
             pass
 
     async def messages(self) -> AsyncGenerator[Commit | Stale, None]:
@@ -170,9 +139,11 @@ class Session:
             message = await self._receive()
             match message:
                 case Commit():
+                    self._follow(message)
                     self._clock.restart()
-                    self._ended = message.finish is not None
                     yield message
+                    # Only what has been taken is acknowledged: a slow reader slows the target.
+                    await self._acknowledge()
                     self._clock.restart()
                 case Stale():
                     yield message
@@ -186,24 +157,95 @@ class Session:
 
     async def rtt(self) -> float | None:
         """Seconds there and back; None if the socket closes first."""
-        try:
-            return await (await self._socket.ping())
-        except ConnectionClosed:
-            return None
+        return await self._transport.rtt()
 
     async def aclose(self) -> None:
-        """Leave. The companion hears the close and frees the target at once; one that does not
-        answer it within CLOSE_S is cut off."""
-        self._clock.stop()
-        await self._socket.close(1000 if self._ended else 1001)
+        """Leave. The companion hears the close and frees the target at once."""
+        try:
+            await self._transport.aclose(ended=self._ended)
+        finally:
+            self._clock.stop()
+
+    def _follow(self, commit: Commit) -> None:
+        if commit.base_pos != self._position:
+            raise self._broken("left a gap in its answer")
+        self._position += len(commit.tokens)
+        self._ended = commit.finish is not None
+
+    async def _acknowledge(self) -> None:
+        if self._position - self._acked < ACK_EVERY and not self._ended:
+            return
+        self._acked = self._position
+        try:
+            await self._transport.send(Ack(pos=self._position))
+        except Lost:
+            pass  # the next message will not come either
 
     async def _receive(self) -> Message:
+        while True:
+            try:
+                return await self._clock.wait(self._transport.receive())
+            except MalformedMessage:
+                raise self._broken("does not speak the session's protocol") from None
+            except Lost:
+                if self._opened is None:
+                    raise
+            await self._clock.wait(self._resume(self._opened))
+
+    async def _resume(self, opened: Opened) -> None:
+        """Another way to the same session. Raises UpstreamBroken if there is none."""
+        await self._transport.drop()
+        refused = 0
+        for pause in PAUSES_S:
+            await asyncio.sleep(pause)
+            transport = None
+            try:
+                transport = await self._dial()
+                async with asyncio.timeout(OPENED_S):
+                    again = Resume(
+                        session=opened.session, token=opened.token, have_pos=self._position
+                    )
+                    answer = await self._begin(transport, again)
+            except NoSession as refusal:
+                refused += refusal.reason == "unreachable"
+                answer = None
+            except (Lost, TimeoutError, MalformedMessage):
+                answer = None
+            except BaseException:
+                if transport is not None:
+                    await transport.drop()
+                raise
+            if isinstance(answer, Opened) and answer.pos == self._position and transport:
+                self._transport = transport
+                self._opened = replace(answer, token=opened.token)
+                self._acked = self._position
+                self.resumes += 1
+                return
+            if transport is not None:
+                await transport.drop()
+            if answer is not None or refused >= REFUSALS:
+                break
+        raise self._broken("closed the session in the middle of its answer")
+
+    async def _begin(self, transport: Transport, first: Open | Resume) -> Message:
+        """Raises NoSession, Lost, MalformedMessage, TandemError."""
+        if isinstance(transport, PostTransport):
+            await transport.begin(first)
+        else:
+            await transport.send(first)
         try:
-            return parse(await self._clock.wait(self._socket.recv()))
-        except ConnectionClosed:
-            raise self._broken("closed the session in the middle of its answer") from None
+            answer = await self._clock.wait(transport.receive())
         except MalformedMessage:
             raise self._broken("does not speak the session's protocol") from None
+        if isinstance(transport, PostTransport) and isinstance(answer, Opened):
+            transport.name(answer.session, answer.token)
+        return answer
 
     def _broken(self, what: str) -> UpstreamBroken:
         return UpstreamBroken(f"upstream {self._upstream!r} {what}")
+
+
+def _http_url(url: str) -> httpx.URL:
+    """The same address for plain HTTP."""
+    given = httpx.URL(url)
+    return given.copy_with(scheme={"ws": "http", "wss": "https"}[given.scheme])

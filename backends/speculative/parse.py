@@ -19,11 +19,15 @@ from backends.speculative.session import (
     MAX_MESSAGE,
     MAX_NAME,
     MAX_POSITION,
+    MAX_POSTED,
     MAX_PROMPT,
     MAX_STOPS,
     MAX_TEXT,
     SOURCES,
+    WINDOW,
+    Ack,
     Cancel,
+    Close,
     Commit,
     Draft,
     Failure,
@@ -32,6 +36,7 @@ from backends.speculative.session import (
     Message,
     Open,
     Opened,
+    Resume,
     Stale,
 )
 from gateway.core.chat import Sampling
@@ -47,6 +52,24 @@ def parse(data: bytes | str) -> Message:
         fields = orjson.loads(data) if isinstance(data, str) else msgpack.unpackb(data)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise MalformedMessage("A frame is neither msgpack nor JSON.") from error
+    return _message(fields)
+
+
+def posted(data: str) -> tuple[str, list[Message]]:
+    """What a POST to a session brings: its token, and messages. Raises MalformedMessage."""
+    try:
+        fields = orjson.loads(data)
+    except ValueError as error:
+        raise MalformedMessage("A body is not JSON.") from error
+    if not isinstance(fields, dict):
+        raise MalformedMessage("A body must be a map.")
+    messages = fields.get("messages")
+    if not isinstance(messages, list) or len(messages) > MAX_POSTED:
+        raise MalformedMessage(f"'messages' must be a list of at most {MAX_POSTED}.")
+    return _string(fields, "token", MAX_NAME), [_message(each) for each in messages]
+
+
+def _message(fields: object) -> Message:
     if not isinstance(fields, dict):
         raise MalformedMessage("A message must be a map.")
     kind = fields.get("type")
@@ -88,6 +111,12 @@ def _opened(fields: Fields) -> Opened:
         width_class=_string(fields, "width_class", MAX_NAME),
         t1_ms=_number(fields, "t1_ms"),
         tv_ms={width: _number(widths, width) or 0.0 for width in list(widths)[:64]},
+        token=_string(fields, "token", MAX_NAME),
+        coupling=_choice(fields, "coupling", COUPLINGS),
+        sampling=_sampling(_map(fields, "sampling") or {}),
+        epsilon=_number(fields, "epsilon", 0),
+        window=_integer(fields, "window", 1, MAX_POSITION, WINDOW),
+        family=_string(fields, "family", MAX_NAME),
     )
 
 
@@ -130,6 +159,19 @@ def _commit(fields: Fields) -> Commit:
     )
 
 
+def _ack(fields: Fields) -> Ack:
+    return Ack(pos=_integer(fields, "pos", 0, MAX_POSITION))
+
+
+def _resume(fields: Fields) -> Resume:
+    return Resume(
+        v=_integer(fields, "v", 0, 1_000_000),
+        session=_string(fields, "session", MAX_NAME),
+        token=_string(fields, "token", MAX_NAME),
+        have_pos=_integer(fields, "have_pos", 0, MAX_POSITION),
+    )
+
+
 def _stale(fields: Fields) -> Stale:
     return Stale(
         epoch=_integer(fields, "epoch", 0, MAX_POSITION),
@@ -153,7 +195,10 @@ _READERS: Mapping[str, Callable[[Fields], Message]] = {
     Draft.type: _draft,
     Commit.type: _commit,
     Stale.type: _stale,
+    Ack.type: _ack,
+    Resume.type: _resume,
     Cancel.type: lambda fields: Cancel(),
+    Close.type: lambda fields: Close(),
     Failure.type: _failure,
 }
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from backends.engine.prompts import Vocabulary
+from backends.engine.prompts import Guide, Vocabulary
 from backends.engine.protocol import Job, Output, Ready, Role
 from backends.speculative.session import Message
 from gateway.core.chat import ChatRequest, Usage
@@ -22,6 +22,8 @@ class Running(Protocol):
     def draft(self, epoch: int, base: int, tokens: Sequence[int]) -> None: ...
 
     def sync(self, epoch: int, base: int, tokens: Sequence[int]) -> None: ...
+
+    def hold(self, on: bool) -> None: ...
 
     async def aclose(self) -> None: ...
 
@@ -79,7 +81,18 @@ class Target(Protocol):
     async def prompt(self, request: ChatRequest) -> tuple[int, ...]:
         """The prompt's ids. Raises RequestError for what the model cannot read."""
 
-    def job(self, request: ChatRequest, prompt: tuple[int, ...], *, tenant: str, role: Role) -> Job:
+    async def guide(self, request: ChatRequest) -> Guide:
+        """The form that the request asks of its answer. Raises InvalidRequest."""
+
+    def job(
+        self,
+        request: ChatRequest,
+        prompt: tuple[int, ...],
+        *,
+        tenant: str,
+        role: Role,
+        guide: Guide,
+    ) -> Job:
         """What HTTP would submit for this request, but for the role."""
 
 
@@ -93,7 +106,11 @@ class Speculates(Protocol):
 
 
 class Gone(Exception):
-    """The other side has closed the socket."""
+    """The socket is no more. `left`: the other side closed it in good order, it did not break."""
+
+    def __init__(self, *, left: bool = False) -> None:
+        super().__init__()
+        self.left = left
 
 
 class Channel(Protocol):
@@ -122,3 +139,6 @@ class Ended:
     drafted: int
     accepted: int
     seconds: float
+    exactness: str = ""
+    margin_min: float | None = None
+    resumes: int = 0

@@ -8,9 +8,21 @@ a `type` that we do not know is an error, since skipping it could lose meaning.
     companion  →  opened  the session stands; how it will verify
     edge       →  draft   tokens from position `base_pos` on; at any time, as many as it likes
     companion  →  commit  tokens that are settled, after every pass of the target, asked or not
+    edge       →  ack     so far has been read; the target rests a window of tokens beyond it
     companion  →  stale   a draft came too late to be of use; not an error
-    edge       →  cancel  nobody reads on (closing the socket says the same)
+    edge       →  resume  on a new socket: the old one broke, go on behind what I have
+    edge       →  cancel  nobody reads on (a close in good order says the same)
+    edge       →  close   all has been read
     companion  →  error   the session is over, or never began; `fallback` says what to do instead
+
+Where no WebSocket can be made, the same messages go over plain HTTP: `open` or `resume` is posted
+to `PATH`, and what the companion says comes back as server-sent events, one message as JSON each;
+what the edge says is posted to `PATH/{session}`, as `{"token": …, "messages": […]}`. Both must
+reach the same process.
+
+A socket that breaks ends nothing: the companion keeps the session for `KEPT_S`, halted, and what
+it said since the last `ack`. `resume` names session, token and how far the edge has read, and is
+answered by `opened` and then by what is missing, commit by commit as it was first said.
 
 Positions count generated tokens: 0 is the first after the prompt. An epoch counts the drafter's
 wrong turns: after one, what was drafted behind it is worthless and is told apart by its number.
@@ -40,9 +52,16 @@ MAX_POSITION = 2**31 - 1
 MAX_STOPS = 64
 MAX_NAME = 256
 MAX_TEXT = 64 * 1024
+MAX_POSTED = 64
+"""Messages of one POST."""
+WINDOW = 256
+"""Tokens that a target generates beyond the last `ack`: a sleeping laptop costs no more."""
+ACK_EVERY = 64
+KEPT_S = 20.0
+"""For so long a session outlives its socket."""
 
 SOURCES = ("self", "draft", "bonus")
-COUPLINGS = ("native", "greedy")
+COUPLINGS = ("native", "greedy", "gumbel")
 ENDPOINTS = ("chat", "completion")
 
 
@@ -108,7 +127,11 @@ class Opened:
     """The companion's promise. `prompt_ids` are there if the drafter can read them.
 
     `exactness` is `bitwise` where drafts cannot change a byte, `tie-tolerant` where widths of
-    different kernel classes may break a near-tie differently (speculation.md 9.2).
+    different kernel classes may break a near-tie differently (speculation.md 9.2): one of less than
+    `epsilon`, in the terms of `commit.margin_min`. `sampling` says how the target samples: with its
+    seed a drafter takes the same noise, position by position (`coupling` "gumbel"). `token` is
+    what `resume` must show; `pos` is how far the edge has read. `family` names the format of the
+    tool calls in the text, "" if there can be none.
     """
 
     type: ClassVar[str] = "opened"
@@ -121,6 +144,12 @@ class Opened:
     width_class: str = ""
     t1_ms: float | None = None
     tv_ms: Mapping[str, float] = field(default_factory=dict)
+    token: str = ""
+    coupling: str = "native"
+    sampling: Sampling = Sampling()
+    epsilon: float | None = None
+    window: int = WINDOW
+    family: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +165,8 @@ class Draft:
 class Commit:
     """Settled tokens. `text_bytes` is what may be shown now: whole UTF-8, never past a stop.
 
-    `finish` comes once, with the token counts of the whole answer.
+    `finish` comes once, with the token counts of the whole answer. `margin_min` is the least that
+    one of the tokens was above the second best, in logits, the noise of sampling included.
     """
 
     type: ClassVar[str] = "commit"
@@ -165,8 +195,32 @@ class Stale:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ack:
+    """All commits up to this position have been read."""
+
+    type: ClassVar[str] = "ack"
+    pos: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """Go on with a session whose socket broke, behind the `have_pos` tokens that were read."""
+
+    type: ClassVar[str] = "resume"
+    v: int = VERSION
+    session: str
+    token: str
+    have_pos: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel:
     type: ClassVar[str] = "cancel"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Close:
+    type: ClassVar[str] = "close"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +234,9 @@ class Failure:
     fallback: str | None = None
 
 
-Message: TypeAlias = Open | Opened | Draft | Commit | Stale | Cancel | Failure
+Message: TypeAlias = (
+    Open | Opened | Draft | Commit | Ack | Stale | Resume | Cancel | Close | Failure
+)
 
 
 def pack(message: Message) -> bytes:

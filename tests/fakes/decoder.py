@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.engine.protocol import Job
-from backends.engine.scheduler import CellsFailed, Sampler
+from backends.engine.scheduler import CellsFailed, Guesser, Sampler
 
 VOCAB = 16
 EOG = 15
@@ -84,6 +84,9 @@ class FakeDecoder:
         self.cells[target] = self.cells[source][:end]
 
     def sampler(self, job: Job) -> Sampler | None:
+        return None
+
+    def guesser(self, job: Job) -> Guesser | None:
         return None
 
     def piece(self, token: int) -> bytes:

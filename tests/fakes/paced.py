@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from websockets.exceptions import ConnectionClosedOK
 
-from backends.engine.prompts import Vocabulary
+from backends.engine.prompts import Guide, Vocabulary
 from backends.engine.protocol import Job, Output, Ready, Role
-from backends.engine.scheduler import Limits, Sampler, Scheduler
+from backends.engine.scheduler import Guesser, Limits, Sampler, Scheduler
 from backends.speculative.session import PATH
 from gateway.core.chat import ChatRequest
 from gateway.core.routing import Upstream, Zone
@@ -78,6 +78,9 @@ class PacedDecoder:
         raise AssertionError("nothing is shared here")
 
     def sampler(self, job: Job) -> Sampler | None:
+        return None
+
+    def guesser(self, job: Job) -> Guesser | None:
         return None
 
     def piece(self, token: int) -> bytes:
@@ -205,7 +208,18 @@ class PacedModel:
     async def prediction(self, request: ChatRequest) -> tuple[int, ...]:
         return ()
 
-    def job(self, request: ChatRequest, prompt: tuple[int, ...], *, tenant: str, role: Role) -> Job:
+    async def guide(self, request: ChatRequest) -> Guide:
+        return Guide()
+
+    def job(
+        self,
+        request: ChatRequest,
+        prompt: tuple[int, ...],
+        *,
+        tenant: str,
+        role: Role,
+        guide: Guide,
+    ) -> Job:
         return Job(
             id=0,
             tokens=prompt,

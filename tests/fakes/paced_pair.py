@@ -18,6 +18,7 @@ from backends.openai import OpenAIBackend, OpenAIOptions
 from backends.speculative.backend import SpeculativeBackend, SpeculativeOptions
 from backends.speculative.client import Session
 from backends.speculative.controller import never_idle_in_passes, never_idle_rate, sync_rate
+from backends.speculative.transport import Transport, WebSocketTransport
 from gateway.companion import CompanionEndpoint, resolver
 from gateway.core.events import SpeculationReport, TextDelta
 from gateway.core.exchange import Call, Caller
@@ -186,10 +187,13 @@ class NeverIdle:
         await self._cloud.aclose()
 
     async def _connect(self, url: str, **fields: Any) -> Session:
+        return Session(fields["upstream"], await self._dial(), fields["clock"], self._dial)
+
+    async def _dial(self) -> Transport:
         await asyncio.sleep(self._trips * self._weather.rtt_s)
         socket = Socket(self._endpoint, self._weather, {})
         self._sockets.append(socket)
-        return Session(fields["upstream"], cast(Any, socket), fields["clock"])
+        return WebSocketTransport(cast(Any, socket))
 
 
 async def never_idle(pair: Pair, weather: Weather, **options: Any) -> Taken:

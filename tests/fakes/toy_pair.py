@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 from backends.engine.drafts import Inbox, Lead
-from backends.engine.prompts import Vocabulary
+from backends.engine.prompts import Guide, Vocabulary
 from backends.engine.protocol import Job, Output, Ready, Role
 from gateway.core.chat import ChatRequest
 from gateway.core.errors import TandemError
@@ -42,9 +42,11 @@ class ToySequence:
         self.job = job
         self.inbox = Inbox(128)
         self.lead = Lead(128)
-        self.closed = False
+        self.closed = self.held = False
+        self._free = asyncio.Event()
+        self._free.set()
         self.drafts_heard = 0
-        self.hold: asyncio.Event | None = None
+        self.gate: asyncio.Event | None = None
         self.fail_at: tuple[int, TandemError] | None = None
         self._sentence = sentence
         self._rule = rule
@@ -58,8 +60,9 @@ class ToySequence:
     async def __anext__(self) -> Output:
         for _ in range(20):
             await asyncio.sleep(0)
-        if self.hold is not None:
-            await self.hold.wait()
+        if self.gate is not None:
+            await self.gate.wait()
+        await self._free.wait()
         if self._over:
             raise StopAsyncIteration
         done = len(self._said) if self.job.role == "target" else len(self.lead.tokens)
@@ -74,6 +77,13 @@ class ToySequence:
     def sync(self, epoch: int, base: int, tokens: Sequence[int]) -> None:
         self.lead.sync(epoch, base, tokens)
         self._synced.set()
+
+    def hold(self, on: bool) -> None:
+        self.held = on
+        if not on:
+            self._free.set()
+        else:
+            self._free.clear()
 
     async def aclose(self) -> None:
         self.closed = True
@@ -143,7 +153,7 @@ class ToyEngine:
         if self.refuse is not None:
             raise self.refuse
         sequence = ToySequence(job, self.sentence, self.rule)
-        sequence.fail_at, sequence.hold = self.fail_at, self.hold
+        sequence.fail_at, sequence.gate = self.fail_at, self.hold
         self.sequences.append(sequence)
         return sequence
 
@@ -166,7 +176,18 @@ class ToyModel:
         text = (request.body.get("prediction") or {}).get("content", "")
         return tuple(text.encode("ascii"))
 
-    def job(self, request: ChatRequest, prompt: tuple[int, ...], *, tenant: str, role: Role) -> Job:
+    async def guide(self, request: ChatRequest) -> Guide:
+        return Guide()
+
+    def job(
+        self,
+        request: ChatRequest,
+        prompt: tuple[int, ...],
+        *,
+        tenant: str,
+        role: Role,
+        guide: Guide,
+    ) -> Job:
         return Job(
             id=0,
             tokens=prompt,

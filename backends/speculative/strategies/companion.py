@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 
+from backends.engine.tools import FAMILIES
+from backends.engine.tools.parser import CallParser, Delta
 from backends.speculative.client import Session
 from backends.speculative.controller import PROBE_TOKENS, Estimates, Observation, Span, abandons
 from backends.speculative.cost import Work
@@ -69,7 +72,8 @@ class Answer:
     """One answer's state. It owns its session and its drafts, and closes both.
 
     `limit` is for how many tokens drafting is meant to go on: None for all of them. `fixed` keeps
-    it from being given up before. `cost` prices what drafting did.
+    it from being given up before. `cost` prices what drafting did; `family` is the format of the
+    text's tool calls, if it has any.
     """
 
     def __init__(
@@ -82,7 +86,9 @@ class Answer:
         fixed: bool,
         clock: Callable[[], float],
         cost: Callable[[Work], float | None] = lambda work: None,
+        family: str = "",
     ) -> None:
+        self._parser = CallParser(FAMILIES[family]) if family else None
         self._session = session
         self._cost = cost
         self._passes = Passes()
@@ -113,15 +119,28 @@ class Answer:
                 self._note(message)
                 if self._drafter is not None:
                     await self._mind(self._drafter, message)
-                if message.text_bytes:
-                    # Only ever whole characters; a model's own invalid bytes become U+FFFD.
-                    text = message.text_bytes.decode("utf-8", "replace")
-                    yield TextDelta(text=text, tokens=self._unsaid)
-                    self._unsaid = 0
+                for delta in self._deltas(message):
+                    if isinstance(delta, TextDelta):
+                        delta = replace(delta, tokens=self._unsaid)
+                        self._unsaid = 0
+                    yield delta
                 if message.finish is not None:
                     yield self.report()
-                    yield Finish(reason=message.finish)
+                    yield Finish(reason=self._reason(message.finish))
                     yield UsageReport(usage=_usage(message))
+
+    def _deltas(self, commit: Commit) -> list[Delta]:
+        # Only ever whole characters; a model's own invalid bytes become U+FFFD.
+        text = commit.text_bytes.decode("utf-8", "replace")
+        if self._parser is None:
+            return [TextDelta(text=text)] if text else []
+        deltas = self._parser.feed(text)
+        return [*deltas, *self._parser.finish()] if commit.finish is not None else deltas
+
+    def _reason(self, finish: str) -> str:
+        """As the engine's own answers have it (backends/engine/answer.py)."""
+        called = self._parser is not None and 0 < self._parser.calls == self._parser.whole
+        return "tool_calls" if called and finish == "stop" else finish
 
     def report(self) -> SpeculationReport:
         sources, tried = self._sources, self._accepted + self._missed

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -457,3 +458,31 @@ def test_what_routing_sees() -> None:
 def test_session_url(base_url: str, url: str) -> None:
     """A session lives beside the HTTP API, under the same root and security."""
     assert session_url(base_url) == url
+
+
+@pytest.mark.parametrize("draft_zone", [Zone.MACHINE, Zone.PUBLIC])
+def test_nothing_leaves_the_zone(draft_zone: Zone) -> None:
+    """No prompt, draft or verification outside the request's zone: a stub that records every byte
+    hears nothing, by any way, and a drafter outside it makes the pair as wide as it is."""
+    heard: list[str] = []
+
+    async def recorder(scope: Any, receive: Any, send: Any) -> None:
+        heard.append(scope["type"])
+
+    async def scenario() -> None:
+        async with serving(recorder) as base_url:
+            draft = ToyModel("draft", rule=knowing(SENTENCE))
+            draft.upstream = replace(draft.upstream, zone=draft_zone)
+            pair = backend(base_url, draft, zone=Zone.ORGANISATION, always=True)
+            assert pair.upstream.zone is max(draft_zone, Zone.ORGANISATION)
+            for call in (Call(id="1", zone=Zone.MACHINE), Call(id="2", zone=Zone.MACHINE)):
+                with pytest.raises(LocalUnavailable):
+                    await answer(pair, call)
+            assert draft.engine.sequences == [], "a prompt was drafted on"
+            if draft_zone is Zone.PUBLIC:
+                with pytest.raises(LocalUnavailable):
+                    await answer(pair, Call(id="3", zone=Zone.ORGANISATION))
+            await pair._target.aclose()
+
+    asyncio.run(scenario())
+    assert heard == []
