@@ -177,13 +177,22 @@ class OpenAIBackend:
                 sink.flush()
             return not (stream.done or sink.full)
 
+        def take(part: bytes) -> bool:
+            event = stream.read_one(part)
+            if event is None:
+                return put(stream.read(part))
+            sink.put(event)
+            sink.flush()
+            clock.restart()  # only text is known at sight
+            return not sink.full
+
         ended = False
         put(begun)
         while not (stream.done or ended):
             if sink.full:
                 await sink.room()
                 clock.restart()  # only waiting for the upstream counts
-            ended = await self._http.push(answer, lambda part: put(stream.read(part)), clock)
+            ended = await self._http.push(answer, take, clock)
 
     def body(self, request: ChatRequest) -> dict[str, Any]:
         """What is sent: the client's own body where the wire is the same, made to fit."""

@@ -110,6 +110,27 @@ def test_the_same_whichever_way(size: int) -> None:
     run(story())
 
 
+def test_a_frame_at_a_time() -> None:
+    """The same where each frame comes by itself, with one event for each."""
+    parts = [role(), *WORDS, finish(), usage(7, 9), DONE]
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.stream_head()
+        for part in parts:
+            await conversation.chunk(part)
+            await asyncio.sleep(0.002)
+        await conversation.end()
+
+    async def story() -> None:
+        async with FakeUpstream(script) as fake, backend(fake.base_url) as upstream:
+            kept = Kept()
+            await pushed(upstream, kept)
+            assert frames(kept.events) == STREAM.removesuffix(DONE)
+            assert text(kept.events).count("word") == len(WORDS)
+
+    run(story())
+
+
 def test_through_another_transport() -> None:
     """A transport of somebody else's, which can only be read, fills the sink as well."""
 
