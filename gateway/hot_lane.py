@@ -91,7 +91,7 @@ class LeanCycle(RequestResponseCycle):
         if self.disconnected:
             return
         if self.response_started:
-            self._write(message.get("body", b""), more=message.get("more_body", False))
+            self.write(message.get("body", b""), more=message.get("more_body", False))
         else:
             self.response_started = True
             self.waiting_for_100_continue = False
@@ -119,10 +119,6 @@ class LeanCycle(RequestResponseCycle):
 
     # As the outlet in the scope.
 
-    def write(self, data: bytes) -> None:
-        """More of a body, at once and without waiting for room."""
-        self._write(data, more=True)
-
     @property
     def full(self) -> bool:
         return self.flow.write_paused and not self.disconnected
@@ -130,7 +126,8 @@ class LeanCycle(RequestResponseCycle):
     async def room(self) -> None:
         await self.flow.drain()
 
-    def _write(self, body: bytes, *, more: bool) -> None:
+    def write(self, body: bytes, *, more: bool = True) -> None:
+        """More of a body, at once and without waiting for room."""
         head, self._head = self._head, b""
         if not (self.disconnected or self.transport.is_closing()):
             if not self.chunked_encoding:

@@ -357,7 +357,10 @@ class _DirectFrames(_Frames):
         self._outlet = outlet
 
     def flush(self) -> None:
-        if self._waiting:
+        waiting = self._waiting
+        if len(waiting) == 1:  # nearly always
+            self._outlet.write(waiting.pop())
+        elif waiting:
             self._outlet.write(self.rest())
 
     @property
