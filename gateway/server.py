@@ -26,9 +26,10 @@ from gateway.core.errors import (
     TandemError,
     WrongMediaType,
 )
-from gateway.core.events import Collector, Document, Event
+from gateway.core.events import Event
 from gateway.core.exchange import Caller, Exchange, Reply
 from gateway.core.routing import Tier
+from gateway.core.sink import Whole
 from gateway.dialects.base import Answering, Dialect
 from gateway.pipeline import Pipeline
 from gateway.record import to_json
@@ -246,7 +247,7 @@ class _Cycle:
         await self._body(frames.rest() + tail, more=False)
 
     async def _whole(self, exchange: Exchange, reply: Reply) -> None:
-        whole = _Whole()
+        whole = Whole()
         try:
             await reply.events.into(whole)
         except TandemError as error:
@@ -256,9 +257,9 @@ class _Cycle:
             logger.exception("request %s failed inside the gateway", self._id)
             await self._fail(Internal("The gateway failed; its log says why."))
             return
-        raw = whole.raw
+        raw = whole.frame
         if raw is None:
-            completion = whole.collector.completion()
+            completion = whole.completion()
             if completion.usage is None:
                 completion = replace(completion, usage=reply.record.usage)
             raw = self._dialect.encode(
@@ -369,27 +370,6 @@ class _DirectFrames(_Frames):
 
     async def room(self) -> None:
         await self._outlet.room()
-
-
-class _Whole:
-    """A sink that keeps everything, for an answer that goes in one piece."""
-
-    full = False
-
-    def __init__(self) -> None:
-        self.collector = Collector()
-        self.raw: bytes | None = None
-
-    def put(self, event: Event) -> None:
-        if isinstance(event, Document):
-            self.raw = event.frame
-        self.collector.add(event)
-
-    def flush(self) -> None:
-        pass
-
-    async def room(self) -> None:
-        pass
 
 
 def new_id() -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from gateway.core.events import Event
+from gateway.core.chat import Completion
+from gateway.core.events import Collector, Document, Event
 
 
 class Sink(Protocol):
@@ -25,3 +26,29 @@ class Sink(Protocol):
 
     async def room(self) -> None:
         """Wait until the client has caught up."""
+
+
+class Whole:
+    """A sink that keeps everything, for an answer that goes in one piece."""
+
+    full = False
+
+    def __init__(self) -> None:
+        self._collector = Collector()
+        self.frame: bytes | None = None
+        """The answer's own bytes, where it came whole and in the client's dialect."""
+
+    def put(self, event: Event) -> None:
+        if isinstance(event, Document):
+            self.frame = event.frame
+        self._collector.add(event)
+
+    def flush(self) -> None:
+        pass
+
+    async def room(self) -> None:
+        pass
+
+    def completion(self) -> Completion:
+        """The answer so far."""
+        return self._collector.completion()

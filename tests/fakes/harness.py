@@ -13,8 +13,9 @@ from gateway.balance import Groups
 from gateway.balancer import Balancer
 from gateway.cache.memory import MemoryCache
 from gateway.core.chat import ChatRequest, Endpoint, Feature, Message, Sampling
-from gateway.core.events import Collector, Event
+from gateway.core.events import Event
 from gateway.core.exchange import Caller, Exchange, ExchangeRecord, Reply
+from gateway.core.sink import Whole
 from gateway.fleet import Fleet
 from gateway.pipeline import Pipeline
 from gateway.plan import Alias, Planner, Rulebook
@@ -108,11 +109,9 @@ class Harness:
         """The text of one answer, its stream closed."""
         reply = await self.reply(model, **changes)
         try:
-            kept, collector = Kept(), Collector()
-            await reply.events.into(kept)
-            for event in kept.events:
-                collector.add(event)
-            return collector.completion().choices[0].text
+            whole = Whole()
+            await reply.events.into(whole)
+            return whole.completion().choices[0].text
         finally:
             await reply.events.aclose()
 
