@@ -187,6 +187,9 @@ class Backend(Protocol):
         (or is one Document, when `request.stream` is false and the upstream sent it whole), and
         usage if it is known. The caller closes the generator on every exit; closing it stops the
         work upstream (DESIGN 2.6).
+
+        After the first event the caller may `asend` a Sink (core/sink.py) instead of asking for the
+        next. The generator may ignore that, or put all further events there and then end.
         """
 
     async def count(self, request: ChatRequest) -> int | None:

@@ -7,7 +7,7 @@ MockTransport or somebody's own, is asked in httpx's types and looks the same fr
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -58,6 +58,12 @@ class Answer(Protocol):
 
     def read(self) -> Awaitable[bytes]:
         """More of the body as it arrives, undecoded; b"" at its end. Raises TransportError."""
+
+    def push(self, receive: Callable[[bytes], bool]) -> Awaitable[bool]:
+        """The same to `receive`, perhaps from within the read of a socket, until it returns False.
+
+        Whether the body has ended. Raises TransportError, and what `receive` raises.
+        """
 
     async def close(self) -> None:
         """Give the connection back; if the body was not read to its end, close it."""
@@ -123,6 +129,12 @@ class _HttpxAnswer:
             if part:
                 return part
         return b""
+
+    async def push(self, receive: Callable[[bytes], bool]) -> bool:
+        while part := await self.read():
+            if not receive(part):
+                return False
+        return True
 
     async def close(self) -> None:
         if isinstance(self._parts, AsyncGenerator):

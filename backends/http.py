@@ -13,7 +13,7 @@ import math
 import socket
 import ssl
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import cache
 from typing import Any, TypeVar
 
@@ -215,6 +215,16 @@ class HttpUpstream:
         except httpx.TransportError as error:
             raise self._cut(error) from error
 
+    async def push(self, answer: Answer, receive: Callable[[bytes], bool], clock: Clock) -> bool:
+        """The body to `receive` as it arrives, until that returns False; whether it has ended.
+
+        Raises UpstreamBroken if it is cut, and what `receive` raises.
+        """
+        try:
+            return await clock.wait(answer.push(receive))
+        except httpx.TransportError as error:
+            raise self._cut(error) from error
+
     async def read(self, answer: Answer, clock: Clock) -> bytes:
         """The whole body. Raises UpstreamBroken (`upstream_too_large`) beyond the cap."""
         body = answer.whole()  # a short one has come with its head
@@ -234,6 +244,8 @@ class HttpUpstream:
 
     async def drain(self, answer: Answer, clock: Clock) -> None:
         """Read a finished stream's last bytes; a connection closed before them is lost."""
+        if answer.whole() is not None:
+            return
         try:
             async with asyncio.timeout(DRAIN_S):
                 await self.part(answer, clock)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -176,6 +176,11 @@ class Http1Answer:
         """What one or more reads of the socket held; b"" at the end. Not after `close`."""
         assert not self._closed
         return self.connection.read()
+
+    def push(self, receive: Callable[[bytes], bool]) -> Awaitable[bool]:
+        """The body to `receive`, as `Connection.push` has it. Not after `close`."""
+        assert not self._closed
+        return self.connection.push(receive)
 
     async def close(self) -> None:
         """Only after the whole body can the connection be kept. Idempotent: it may serve others."""

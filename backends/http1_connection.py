@@ -7,6 +7,7 @@ what is cut, ambiguous or endless is one of httpx's transport errors.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import httptools
@@ -44,7 +45,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._head: asyncio.Future[None] | None = None
-        self._more: asyncio.Future[None] | None = None
+        self._more: asyncio.Future[bool] | None = None
+        self._receive: Callable[[bytes], bool] | None = None
         self._gone = False
         self._asked = False
         self.idle_since = 0.0
@@ -112,6 +114,38 @@ class Connection(asyncio.Protocol):
                 self._more = None
         return self._taken()
 
+    async def push(self, receive: Callable[[bytes], bool]) -> bool:
+        """Give the body to `receive` as it arrives, from within the read of the socket.
+
+        Returns True at the body's end, and False once `receive` has: what then comes waits for the
+        next reader. Raises httpx.TransportError when the body was cut, and what `receive` raises.
+        """
+        while True:
+            if self._parts and not receive(self._taken()):
+                return False
+            if self._complete:
+                return True
+            if self._error is not None:
+                raise self._error
+            self._receive = receive
+            self._more = self._loop.create_future()
+            try:
+                if not await self._more:
+                    return False
+            finally:
+                self._more = self._receive = None
+
+    def _hand_over(self) -> None:
+        """What has come, to `receive`. Who waits in `push` wakes only if that has had enough."""
+        assert self._receive is not None and self._more is not None
+        try:
+            goes_on = self._receive(self._taken())
+        except Exception as error:  # it is for who waits: the loop would only log it
+            self._more.set_exception(error)
+            return
+        if not goes_on:
+            self._more.set_result(False)
+
     def _taken(self) -> bytes:
         parts, self._parts, self._size = self._parts, [], 0
         if self._paused and self._transport is not None:
@@ -153,11 +187,14 @@ class Connection(asyncio.Protocol):
         if self._silent > MAX_HEAD:
             self._fail(httpx.RemoteProtocolError("Server sent an endless head."))
             return
+        more = self._more
+        if more is not None and self._receive is not None and self._parts and not more.done():
+            self._hand_over()
         if self._size > HIGH_WATER and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
-        if self._more is not None and (self._parts or self._complete) and not self._more.done():
-            self._more.set_result(None)
+        if more is not None and (self._parts or self._complete) and not more.done():
+            more.set_result(True)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._gone = True
@@ -184,7 +221,7 @@ class Connection(asyncio.Protocol):
 
     def _wake(self) -> None:
         if self._more is not None and not self._more.done():
-            self._more.set_result(None)
+            self._more.set_result(True)
 
     # What the parser calls.
 

@@ -6,7 +6,7 @@ carries the frame it came from, so that the dialect can pass the upstream's own 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Final
 
@@ -16,8 +16,8 @@ import orjson
 from backends import prefix
 from backends.base import Health, Options, Resources
 from backends.discovery import Served, served
-from backends.door import Target
-from backends.http import HttpUpstream, default_transport
+from backends.door import Answer, Target
+from backends.http import Clock, HttpUpstream, default_transport
 from backends.openai_options import OpenAIOptions
 from backends.openai_raw import RawDoor
 from backends.profiles import Continuation
@@ -28,6 +28,7 @@ from gateway.core.errors import InvalidRequest, TandemError, UpstreamUnreachable
 from gateway.core.events import Document, Event, is_content
 from gateway.core.exchange import Call
 from gateway.core.routing import Upstream
+from gateway.core.sink import Sink
 from gateway.wire import vectors
 from gateway.wire.chunk_stream import ChunkStream
 from gateway.wire.openai import Malformed, Reported, read_document
@@ -119,7 +120,7 @@ class OpenAIBackend:
             return prefix.rest(self._said(request, call), request, repeats=self._repeats)
         return self._said(request, call)
 
-    async def _said(self, request: ChatRequest, call: Call) -> AsyncGenerator[Event, None]:
+    async def _said(self, request: ChatRequest, call: Call) -> AsyncGenerator[Event, Sink | None]:
         if not self._upstream.model:
             raise UpstreamUnreachable(
                 f"Upstream {self._upstream.name!r} has not said yet which model it serves."
@@ -142,20 +143,61 @@ class OpenAIBackend:
                 usage_paths=self.profile.usage_paths,
                 max_frame=self.options.max_event_bytes,
             )
-            while part := await self._http.part(answer, clock):
-                for event in stream.read(part):
-                    yield event
+            sink: Sink | None = None
+            while not (stream.done or sink) and (part := await self._http.part(answer, clock)):
+                events = stream.read(part)
+                for event in events:
+                    sink = yield event
                     if is_content(event):
                         clock.restart()
-                if stream.done:
-                    await self._http.drain(answer, clock)
-                    return
-            if not stream.complete:
+                    if sink is not None:
+                        await self._push(answer, stream, events, sink, clock)
+                        break
+            if stream.done:
+                await self._http.drain(answer, clock)
+            elif not stream.complete:
                 raise self._http.broken("ended its stream without a finish")
         except (FrameTooLarge, Malformed, Reported) as error:
             raise self._flaw(error, "event" if request.stream else "answer") from None
         finally:
             await self._http.close(answer, clock)
+
+    async def _push(
+        self,
+        answer: Answer,
+        stream: ChunkStream,
+        begun: Iterator[Event],
+        sink: Sink,
+        clock: Clock,
+    ) -> None:
+        """Put the rest into the sink: what has come already, then each read of the socket."""
+
+        def put(events: Iterator[Event]) -> bool:
+            try:
+                for event in events:
+                    sink.put(event)
+                    if is_content(event):
+                        clock.restart()
+            finally:
+                sink.flush()
+            return not (stream.done or sink.full)
+
+        def take(part: bytes) -> bool:
+            event = stream.read_one(part)
+            if event is None:
+                return put(stream.read(part))
+            sink.put(event)
+            sink.flush()
+            clock.restart()  # only text is known at sight
+            return not sink.full
+
+        ended = False
+        put(begun)
+        while not (stream.done or ended):
+            if sink.full:
+                await sink.room()
+                clock.restart()  # only waiting for the upstream counts
+            ended = await self._http.push(answer, take, clock)
 
     def body(self, request: ChatRequest) -> dict[str, Any]:
         """What is sent: the client's own body where the wire is the same, made to fit."""

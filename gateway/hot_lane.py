@@ -3,7 +3,7 @@
 To ASGI it stays ASGI, so that what runs behind it does not know. What it leaves out is what only a
 general server needs: an Event for each request, a check of each header of ours, an access log. And
 it tells at once when the client has gone (`GONE` in the scope), so that nobody has to wait for that
-in a task of its own.
+in a task of its own; and a body can be written without waiting (`OUTLET`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,7 @@ from typing import Any, TypeAlias, cast
 from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from gateway.server import GONE
-
-FLUSH_AT = 64 * 1024
-"""Bytes of a body that are written at once, so that a slow client's buffer says so soon."""
+from gateway.server import GONE, OUTLET
 
 Message: TypeAlias = MutableMapping[str, Any]
 
@@ -51,18 +48,15 @@ class LeanCycle(RequestResponseCycle):
         self._arrivals = arrivals
         self._unread = True
         self._head = b""
-        self._waiting: list[bytes] = []
-        self._size = 0
-        self._flush: asyncio.Handle | None = None
         self._gone: Callable[[], None] | None = None
-        given["scope"][GONE] = self._when_gone
+        given["scope"].update({GONE: self._when_gone, OUTLET: self})
 
     async def run_asgi(self, app: Any) -> None:
         try:
             await super().run_asgi(app)
         finally:
             # Else scope and cycle would hold each other, and wait for the garbage collector.
-            cast(dict[str, Any], self.scope).pop(GONE, None)
+            cast(dict[str, Any], self.scope).update({GONE: None, OUTLET: None})
             self._gone = None
 
     def left(self) -> None:
@@ -97,7 +91,7 @@ class LeanCycle(RequestResponseCycle):
         if self.disconnected:
             return
         if self.response_started:
-            self._write_body(message.get("body", b""), message.get("more_body", False))
+            self.write(message.get("body", b""), more=message.get("more_body", False))
         else:
             self.response_started = True
             self.waiting_for_100_continue = False
@@ -123,40 +117,34 @@ class LeanCycle(RequestResponseCycle):
             raise RuntimeError("a response header holds a line break")
         return head + b"\r\n"
 
-    def _write_body(self, body: bytes, more: bool) -> None:
-        self._waiting.append(body)
-        self._size += len(body)
-        if more and self._size < FLUSH_AT:
-            # What is ready in this turn of the loop goes out in one write, and one chunk.
-            if self._flush is None:
-                self._flush = asyncio.get_running_loop().call_soon(self._write, True)
-            return
-        if self._flush is not None:
-            self._flush.cancel()
-        self._write(more)
+    # As the outlet in the scope.
+
+    @property
+    def full(self) -> bool:
+        return self.flow.write_paused and not self.disconnected
+
+    async def room(self) -> None:
+        await self.flow.drain()
+
+    def write(self, body: bytes, *, more: bool = True) -> None:
+        """More of a body, at once and without waiting for room."""
+        head, self._head = self._head, b""
+        if not (self.disconnected or self.transport.is_closing()):
+            if not self.chunked_encoding:
+                self.transport.write(head + body)
+            elif body:
+                end = b"\r\n" if more else b"\r\n0\r\n\r\n"
+                self.transport.write(b"%b%x\r\n%b%b" % (head, len(body), body, end))
+            elif not more:
+                self.transport.write(head + b"0\r\n\r\n")
+            elif head:
+                self.transport.write(head)
         if not more:
             self.response_complete = True
             self._arrivals.set()
             if not self.keep_alive:
                 self.transport.close()
             self.on_response()
-
-    def _write(self, more: bool) -> None:
-        self._flush = None
-        head, self._head = self._head, b""
-        body = self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting)
-        self._waiting, self._size = [], 0
-        if self.disconnected or self.transport.is_closing():
-            return
-        if not self.chunked_encoding:
-            self.transport.write(head + body)
-        elif body:
-            end = b"\r\n" if more else b"\r\n0\r\n\r\n"
-            self.transport.write(b"%b%x\r\n%b%b" % (head, len(body), body, end))
-        elif not more:
-            self.transport.write(head + b"0\r\n\r\n")
-        elif head:
-            self.transport.write(head)
 
 
 class HotLane(HttpToolsProtocol):

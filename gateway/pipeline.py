@@ -19,17 +19,25 @@ from gateway.core.events import (
     Collector,
     Event,
     Finish,
-    Frame,
     SpeculationReport,
     is_content,
     replay,
 )
-from gateway.core.exchange import Attempt, Call, Exchange, ExchangeRecord, RecordDraft, Reply
+from gateway.core.exchange import (
+    Attempt,
+    Call,
+    Events,
+    Exchange,
+    ExchangeRecord,
+    RecordDraft,
+    Reply,
+)
 from gateway.core.routing import Tier, Upstream, Zone
 from gateway.deadlines import client_patience
 from gateway.fleet import Fleet, Trial
 from gateway.parameters import ignored_fields
 from gateway.plan import Plan, Planner
+from gateway.relay import Relay, Replay
 from gateway.resilience.retry_budget import MOST_ATTEMPTS
 from gateway.settle import Energy, Tally, note_end, note_outcome, result_of
 
@@ -39,8 +47,6 @@ KEPT_TEXT = 1024 * 1024
 """Characters of one answer that are collected for the cache; longer answers are not kept."""
 
 STORABLE_ENDS = frozenset({"stop", "length", "tool_calls"})
-
-_BEGUN = Frame()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -121,13 +127,11 @@ class Pipeline:
                 draft.ignored = ignored_fields(exchange.request, asked)
                 if asked.approximate:
                     draft.approximate, draft.strategy = True, asked.strategy
-                events = self._replay(kept, draft, exchange, permit)
+                events: Events = self._replay(kept, draft, exchange, permit)
             else:
                 opened = await self._open(exchange, plan, draft)
                 keep = wish.write and key is not None
                 events = self._relay(exchange, plan, opened, keep, draft, permit)
-            # Closing a generator that never ran skips its `finally`; now it has begun.
-            await anext(events)
         except BaseException as caught:
             error = self.admission.verdict(caught)
             self._close(draft, exchange, permit, error)
@@ -198,7 +202,7 @@ class Pipeline:
             retry_after=1,
         )
 
-    async def _relay(
+    def _relay(
         self,
         exchange: Exchange,
         plan: Plan,
@@ -206,33 +210,11 @@ class Pipeline:
         keep: bool,
         draft: RecordDraft,
         permit: Permit,
-    ) -> AsyncGenerator[Event, None]:
-        """Pass events on, and settle everything when they end, however they end."""
+    ) -> Relay:
+        """The answer on its way, and what is done when that ends, however it ends."""
         collector, tally = Collector(limit=KEPT_TEXT), Tally(self._clock)
-        error: BaseException | None = None
-        try:
-            yield _BEGUN
-            for event in opened.held:
-                tally.note(event)
-                collector.add(event)
-                yield event
-            async for event in opened.stream:
-                tally.note(event)
-                collector.add(event)
-                yield event
-            if not tally.finished:
-                raise UpstreamBroken(f"{opened.upstream.name!r} stopped without finishing.")
-        except GeneratorExit as left:
-            error = self.admission.verdict(left)
-            raise
-        except BaseException as caught:
-            error = self.admission.verdict(caught)
-            if error is caught:
-                raise
-            raise error from None
-        finally:
-            # The books first, in one go without an await, and then the one await: a second
-            # cancellation may cut that short, but nothing is left unsettled.
+
+        def settle(error: BaseException | None) -> None:
             seconds = self._end_attempt(opened, draft, error)
             note_outcome(
                 draft,
@@ -249,29 +231,38 @@ class Pipeline:
                 )
             plan.paid(draft.cost_usd)
             self._close(draft, exchange, permit, error)
-            await opened.stream.aclose()
-        # Two upstreams' answer is not what either would have said: nobody else shall get it.
-        if keep and not collector.overflowed and not draft.continued:
-            await self._keep(exchange, plan, opened.upstream, collector, draft)
 
-    async def _replay(
+        async def store() -> None:
+            # Two upstreams' answer is not what either would have said: nobody else shall get it.
+            if keep and not collector.overflowed and not draft.continued:
+                await self._keep(exchange, plan, opened.upstream, collector, draft)
+
+        return Relay(
+            opened.stream,
+            opened.held,
+            upstream=opened.upstream.name,
+            tally=tally,
+            collector=collector,
+            verdict=self.admission.verdict,
+            settle=settle,
+            keep=store,
+        )
+
+    def _replay(
         self, entry: Entry, draft: RecordDraft, exchange: Exchange, permit: Permit
-    ) -> AsyncGenerator[Event, None]:
-        """A kept answer, as if it came from its upstream."""
-        error: BaseException | None = None
-        try:
-            yield _BEGUN
-            for event in replay(entry.completion):
-                if draft.ttft_s is None and is_content(event):
-                    draft.ttft_s = self._clock() - exchange.arrived
-                if isinstance(event, Finish):
-                    draft.finish_reason = event.reason
-                yield event
-        except BaseException as caught:
-            error = caught
-            raise
-        finally:
+    ) -> Replay:
+        """A kept answer on its way."""
+
+        def note(event: Event) -> None:
+            if draft.ttft_s is None and is_content(event):
+                draft.ttft_s = self._clock() - exchange.arrived
+            if isinstance(event, Finish):
+                draft.finish_reason = event.reason
+
+        def settle(error: BaseException | None) -> None:
             self._close(draft, exchange, permit, error)
+
+        return Replay(replay(entry.completion), note=note, settle=settle)
 
     async def _keep(
         self,

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import replace
 from functools import lru_cache
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import orjson
 
@@ -26,9 +26,10 @@ from gateway.core.errors import (
     TandemError,
     WrongMediaType,
 )
-from gateway.core.events import Collector, Document
+from gateway.core.events import Event
 from gateway.core.exchange import Caller, Exchange, Reply
 from gateway.core.routing import Tier
+from gateway.core.sink import Whole
 from gateway.dialects.base import Answering, Dialect
 from gateway.pipeline import Pipeline
 from gateway.record import to_json
@@ -50,6 +51,8 @@ MAX_HEADER_BYTES = 32 * 1024
 GONE = "tandem.gone"
 """A key of the ASGI scope, where the server in front of us has it: takes a function, and calls it
 if the client leaves before its answer is whole. Elsewhere a task waits for `http.disconnect`."""
+OUTLET = "tandem.outlet"
+"""Another: an `Outlet`. Elsewhere each part of a body has to be awaited on its way."""
 
 
 class ClientGone(Exception):
@@ -224,33 +227,29 @@ class _Cycle:
     async def _stream(self, exchange: Exchange, reply: Reply) -> None:
         encoder = self._dialect.encoder(self._answering(exchange, reply), exchange.request)
         await self._begin(200, self._dialect.stream_media_type, headers_for(reply))
+        outlet = self._scope.get(OUTLET)
+        if outlet is None:
+            frames = _Frames(encoder.encode, self._send)
+        else:
+            frames = _DirectFrames(encoder.encode, self._send, outlet)
         try:
-            async for event in reply.events:
-                data = encoder.encode(event)
-                if data:
-                    await self._body(data)
+            await reply.events.into(frames)
         except TandemError as error:
-            await self._body(encoder.error(error), more=False)
-            return
+            tail = encoder.error(error)
         except Exception:
             logger.exception("request %s failed inside the gateway", self._id)
-            broken = Internal("The gateway failed; its log says why.")
-            await self._body(encoder.error(broken), more=False)
-            return
-        tail = encoder.end()
-        if self._trace:
-            trace = orjson.dumps(to_json(reply.record.freeze())).decode()
-            tail = encoder.comment(f"tandem {trace}") + tail
-        await self._body(tail, more=False)
+            tail = encoder.error(Internal("The gateway failed; its log says why."))
+        else:
+            tail = encoder.end()
+            if self._trace:
+                trace = orjson.dumps(to_json(reply.record.freeze())).decode()
+                tail = encoder.comment(f"tandem {trace}") + tail
+        await self._body(frames.rest() + tail, more=False)
 
     async def _whole(self, exchange: Exchange, reply: Reply) -> None:
-        raw: bytes | None = None
-        collector = Collector()
+        whole = Whole()
         try:
-            async for event in reply.events:
-                if isinstance(event, Document):
-                    raw = event.frame
-                collector.add(event)
+            await reply.events.into(whole)
         except TandemError as error:
             await self._fail(error)
             return
@@ -258,8 +257,9 @@ class _Cycle:
             logger.exception("request %s failed inside the gateway", self._id)
             await self._fail(Internal("The gateway failed; its log says why."))
             return
+        raw = whole.frame
         if raw is None:
-            completion = collector.completion()
+            completion = whole.completion()
             if completion.usage is None:
                 completion = replace(completion, usage=reply.record.usage)
             raw = self._dialect.encode(
@@ -302,6 +302,74 @@ class _Cycle:
     async def _body(self, data: bytes, *, more: bool = True) -> None:
         self._ended = not more
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+
+class Outlet(Protocol):
+    """The way to the client for a streamed body, once its head was sent."""
+
+    def write(self, data: bytes) -> None:
+        """More of the body, without waiting. Nothing, if the client has left."""
+
+    @property
+    def full(self) -> bool:
+        """Whether the client is behind."""
+
+    async def room(self) -> None:
+        """Wait until it is not."""
+
+
+class _Frames:
+    """A sink that encodes events in the client's dialect, for any ASGI server: frames wait here for
+    somebody who can wait while they are sent.
+    """
+
+    def __init__(self, encode: Callable[[Event], bytes], send: Send) -> None:
+        self._encode = encode
+        self._send = send
+        self._waiting: list[bytes] = []
+
+    def put(self, event: Event) -> None:
+        data = self._encode(event)
+        if data:
+            self._waiting.append(data)
+
+    def flush(self) -> None:
+        pass
+
+    @property
+    def full(self) -> bool:
+        return bool(self._waiting)
+
+    async def room(self) -> None:
+        if data := self.rest():
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    def rest(self) -> bytes:
+        """What was put and has not gone out."""
+        waiting, self._waiting = self._waiting, []
+        return waiting[0] if len(waiting) == 1 else b"".join(waiting)
+
+
+class _DirectFrames(_Frames):
+    """The same, for a server that can be written to at any time."""
+
+    def __init__(self, encode: Callable[[Event], bytes], send: Send, outlet: Outlet) -> None:
+        super().__init__(encode, send)
+        self._outlet = outlet
+
+    def flush(self) -> None:
+        waiting = self._waiting
+        if len(waiting) == 1:  # nearly always
+            self._outlet.write(waiting.pop())
+        elif waiting:
+            self._outlet.write(self.rest())
+
+    @property
+    def full(self) -> bool:
+        return self._outlet.full
+
+    async def room(self) -> None:
+        await self._outlet.room()
 
 
 def new_id() -> str:

@@ -42,6 +42,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "gateway.parameters",
         "gateway.privacy",
     ),
+    "gateway.relay": (*CORE, "gateway.settle"),
     "gateway.pipeline": (
         *CORE,
         "gateway.cache.base",
@@ -51,6 +52,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "gateway.fleet",
         "gateway.parameters",
         "gateway.plan",
+        "gateway.relay",
         "gateway.resilience.retry_budget",
         "gateway.settle",
     ),

@@ -8,9 +8,10 @@ import importlib.util
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -19,6 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from backends.base import Health, Options, Resources
 from backends.engine import choices, footprint, gguf
 from backends.engine.answer import Answer
+from backends.engine.client import Sequence as OneSequence
 from backends.engine.conversation import turn
 from backends.engine.echo import Echo, Reading
 from backends.engine.pool import Handle, ModelPool
@@ -45,6 +47,7 @@ from gateway.core.errors import ContextExceeded, EngineFailed, InvalidRequest, U
 from gateway.core.events import Document, Event, Finish, TextDelta, UsageReport
 from gateway.core.exchange import Call
 from gateway.core.routing import Upstream
+from gateway.core.sink import Sink
 from gateway.wire.vectors import shortened
 
 log = logging.getLogger(__name__)
@@ -397,7 +400,7 @@ class LlamaCppBackend:
         self._require_started()
         return await self.prompts.guide(**guiding_fields(request))
 
-    async def stream(self, request: ChatRequest, call: Call) -> AsyncGenerator[Event, None]:
+    async def stream(self, request: ChatRequest, call: Call) -> AsyncGenerator[Event, Sink | None]:
         if request.endpoint is Endpoint.EMBEDDINGS:
             yield await self._embed(request)
             return
@@ -417,18 +420,35 @@ class LlamaCppBackend:
         answers = [self._answer(request, i, guide, echo, prompt) for i in range(count)]
         held: list[list[Output]] = [[] for _ in asked]
         completed = cached = held_tokens = failed_tokens = 0
-        async with aclosing(choices.outputs(self.engine, asked)) as outputs:
-            async for choice, output in outputs:
-                if output.finish is not None:
-                    completed += output.completion_tokens
-                    held_tokens += output.prediction[0]
-                    failed_tokens += output.prediction[1]
-                    cached = output.cached_tokens if choice == 0 else cached
-                if of > count:
-                    held[choice].append(output)
-                    continue
-                for event in answers[choice].events(output):
-                    yield event
+
+        def told(choice: int, output: Output) -> Iterable[Event]:
+            nonlocal completed, held_tokens, failed_tokens, cached
+            if output.finish is not None:
+                completed += output.completion_tokens
+                held_tokens += output.prediction[0]
+                failed_tokens += output.prediction[1]
+                cached = output.cached_tokens if choice == 0 else cached
+            if of > count:
+                held[choice].append(output)
+                return ()
+            return answers[choice].events(output)
+
+        if of == 1:
+            sequence = await self.engine.submit(asked[0])
+            try:
+                sink: Sink | None = None
+                async for output in sequence:
+                    for event in told(0, output):
+                        sink = (yield event) or sink
+                    if sink is not None:
+                        await _push(sequence, partial(told, 0), sink)
+            finally:
+                await sequence.aclose()
+        else:
+            async with aclosing(choices.outputs(self.engine, asked)) as outputs:
+                async for choice, output in outputs:
+                    for event in told(choice, output):
+                        yield event
         for answer, best in zip(answers, choices.best(held), strict=False):
             for event in (event for output in best for event in answer.events(output)):
                 yield event
@@ -626,6 +646,21 @@ class LlamaCppBackend:
 
 
 _Number = TypeVar("_Number", int, float)
+
+
+async def _push(
+    sequence: OneSequence, told: Callable[[Output], Iterable[Event]], sink: Sink
+) -> None:
+    """Put the rest into the sink, each step from within the engine's reader."""
+
+    def take(output: Output) -> bool:
+        for event in told(output):
+            sink.put(event)
+        sink.flush()
+        return not sink.full
+
+    while not await sequence.push(take):
+        await sink.room()
 
 
 def _features(options: LlamaCppOptions) -> frozenset[Feature]:

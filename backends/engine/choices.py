@@ -67,15 +67,6 @@ def best(held: list[list[Output]]) -> list[list[Output]]:
 
 async def outputs(engine: Engine, asked: list[Job]) -> AsyncGenerator[tuple[int, Output], None]:
     """What each job says, as it comes: (choice, output). The first error ends all. Close it."""
-    if len(asked) == 1:
-        # The usual case, and each token would pass a task and a queue for nothing.
-        only = await engine.submit(asked[0])
-        try:
-            async for output in only:
-                yield 0, output
-        finally:
-            await only.aclose()
-        return
     sequences: list[Sequence] = []
     readers: list[asyncio.Task[None]] = []
     # Bounded, so that a slow client still makes the engine pause: unread outputs stay in the

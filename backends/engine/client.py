@@ -90,6 +90,9 @@ class Sequence:
         self._news = asyncio.Event()
         self._over = False
         self._full = self._held = self._paused = False
+        self._receive: Callable[[Output], bool] | None = None
+        self._enough = False
+        self._failure: Exception | None = None
 
     def __aiter__(self) -> Sequence:
         return self
@@ -100,6 +103,32 @@ class Sequence:
                 raise StopAsyncIteration
             self._news.clear()
             await self._news.wait()
+        return self._taken()
+
+    async def push(self, receive: Callable[[Output], bool]) -> bool:
+        """Give Outputs to `receive` as the engine's reader has them, until it returns False.
+
+        Returns whether the sequence has ended. Raises as iteration does, and what `receive` raises.
+        """
+        while True:
+            while self._unread:
+                if not receive(self._taken()):
+                    return False
+            if self._over:
+                return True
+            self._receive = receive
+            self._news.clear()
+            try:
+                await self._news.wait()
+            finally:
+                self._receive = None
+            if self._failure is not None:
+                raise self._failure
+            if self._enough:
+                self._enough = False
+                return False
+
+    def _taken(self) -> Output:
         item = self._unread.popleft()
         if self._full and len(self._unread) <= RESUME_AT:
             self._full = False
@@ -107,6 +136,17 @@ class Sequence:
         if isinstance(item, TandemError):
             raise item
         return item
+
+    def _hand_over(self, output: Output) -> None:
+        """To `receive`. Who waits in `push` wakes only if that has had enough."""
+        assert self._receive is not None
+        try:
+            self._enough = not self._receive(output)
+        except Exception as error:  # it is for who waits: here it would end the engine's reader
+            self._failure = error
+        if self._enough or self._failure is not None:
+            self._receive = None
+            self._news.set()
 
     def draft(self, epoch: int, base: int, tokens: Tokens[int]) -> None:
         """Role target: propose tokens from position `base` on. Sent at once, never refused."""
@@ -133,8 +173,11 @@ class Sequence:
         if output.finish == "error":
             self.end(_failure(output.error or "", output.retry_after))
             return
-        self._unread.append(output)
-        self._news.set()
+        if self._receive is not None:
+            self._hand_over(output)
+        else:
+            self._unread.append(output)
+            self._news.set()
         if output.finish is not None:
             self.end(None)
         elif len(self._unread) >= PAUSE_AT and not self._full:

@@ -19,9 +19,9 @@ from gateway.cli.serve import default_model_dir
 from gateway.config import load
 from gateway.core.chat import ChatRequest, Endpoint, Message, Sampling
 from gateway.core.errors import TandemError
-from gateway.core.events import collect
 from gateway.core.exchange import Caller, Exchange
 from gateway.core.routing import Tier, Upstream, Zone
+from gateway.core.sink import Whole
 
 if TYPE_CHECKING:
     from router_policies.learned.model import Assessment
@@ -170,12 +170,14 @@ async def _answers(
             async with gate:
                 reply = await gateway.pipeline.answer(exchange)
                 try:
-                    completion = await collect(reply.events)
+                    whole = Whole()
+                    await reply.events.into(whole)
                 finally:
                     await reply.events.aclose()
         except TandemError:
             return None
-        return completion.choices[0].text if completion.choices else ""
+        choices = whole.completion().choices
+        return choices[0].text if choices else ""
 
     return list(await asyncio.gather(*(ask(i, task) for i, task in enumerate(asked))))
 

@@ -225,9 +225,10 @@ class Collector:
     def add(self, event: Event) -> None:
         match event:
             case TextDelta():
-                part = self._choice(event.choice)
+                part = self._choices.get(event.choice) or self._choice(event.choice)
                 part.text.append(self._keep(event.text))
-                part.logprobs += event.logprobs
+                if event.logprobs:
+                    part.logprobs += event.logprobs
             case ReasoningDelta():
                 self._choice(event.choice).reasoning.append(self._keep(event.text))
             case RefusalDelta():

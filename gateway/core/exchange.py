@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from gateway.core.chat import ChatRequest, Endpoint, Priority, Usage
-from gateway.core.events import Event
 from gateway.core.routing import Route, Tier, Upstream, Zone
+from gateway.core.sink import Sink
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +69,16 @@ class Exchange:
         return Priority.CHAT if patient else Priority.COMPLETION
 
 
+class Events(Protocol):
+    """An answer's events, once."""
+
+    async def into(self, sink: Sink) -> None:
+        """Put them all into a sink. Raises a TandemError where the answer ends before its end."""
+
+    async def aclose(self) -> None:
+        """On every exit. Stops the upstream's work if there is any left."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Reply:
     """What the pipeline hands back once: the plan, then the events. The server closes `events`."""
@@ -76,7 +86,7 @@ class Reply:
     route: Route
     tier: Tier
     upstream: str
-    events: AsyncGenerator[Event, None]
+    events: Events
     record: RecordDraft
 
 

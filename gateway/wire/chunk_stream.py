@@ -87,6 +87,18 @@ class TextLane:
             at = end + len(after)
         return at, texts
 
+    def match_one(self, part: bytes, max_frame: int) -> bytes | None:
+        """The text, still escaped, if these bytes are just one frame that fits."""
+        before, after = self._before, self._after
+        if self._event is None or len(part) > max_frame:
+            return None
+        if not (part.startswith(before) and part.endswith(after)):
+            return None
+        begin, end = len(before), len(part) - len(after)
+        if begin >= end or _STRING.fullmatch(part, begin, end) is None:
+            return None
+        return part[begin:end]
+
     def event(self, texts: list[bytes], frames: bytes, *, keep: bool) -> Event | None:
         """One event for all of these frames; None if they are not UTF-8 after all."""
         assert self._event is not None
@@ -99,8 +111,9 @@ class TextLane:
             return None
         if "\\" in text:
             text = orjson.loads(b'"' + joined + b'"')
-        frame = frames if keep else None
-        return type(self._event)(text=text, choice=self._event.choice, frame=frame)
+        return type(self._event)(
+            text=text, choice=self._event.choice, frame=frames if keep else None
+        )
 
 
 class ChunkStream:
@@ -114,6 +127,7 @@ class ChunkStream:
         max_frame: int = 1 << 20,
     ) -> None:
         self._own_wire = own_wire
+        self._max_frame = max_frame
         self._sse = SseDecoder(max_frame)
         self._reader = ChunkReader(usage_paths)
         self._lane = TextLane(usage_paths)
@@ -125,6 +139,15 @@ class ChunkStream:
         """Whether the answer has ended well, [DONE] or not."""
         # Some servers leave out the blank line after the very last event.
         return self.done or self._reader.complete or self._sse.rest.strip() == b"data: " + DONE
+
+    def read_one(self, part: bytes) -> Event | None:
+        """The event, if these bytes are just one frame of a kind that is known: how most of a slow
+        stream comes. None: nothing was read, and `read` has to.
+        """
+        if self._sse.pending:
+            return None
+        text = self._lane.match_one(part, self._max_frame)
+        return None if text is None else self._lane.event([text], part, keep=self._own_wire)
 
     def read(self, part: bytes) -> Iterator[Event]:
         """The events that these bytes complete, each as soon as it is asked for.

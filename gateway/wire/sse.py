@@ -56,6 +56,11 @@ class SseDecoder:
         """What has come since the last whole frame. By the standard, never dispatched."""
         return bytes(self._pending[self._at :])
 
+    @property
+    def pending(self) -> bool:
+        """Whether there is such a rest."""
+        return len(self._pending) > self._at
+
     def feed(self, part: bytes) -> list[SseFrame]:
         """The frames that these bytes complete. Raises FrameTooLarge."""
         self.add(part)

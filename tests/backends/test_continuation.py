@@ -36,7 +36,7 @@ from gateway.core.events import (
 )
 from gateway.core.exchange import Call
 from gateway.core.routing import Price, Tier, Upstream, Zone
-from tests.fakes.harness import Harness, exchange, run
+from tests.fakes.harness import Harness, exchange, leave, run
 from tests.fakes.scripted import ScriptedBackend, Step, saying, upstream
 
 BOTH = frozenset({Endpoint.CHAT, Endpoint.COMPLETION})
@@ -152,12 +152,7 @@ def test_a_client_that_leaves_pays_for_both() -> None:
         second = part("b", TextDelta(text="y" * 8), asyncio.Event())
         harness = Harness([going_on(part("a", TextDelta(text="x" * 40), CUT), second)])  # type: ignore[list-item]
         reply = await harness.reply()
-        said = ""
-        async for event in reply.events:
-            said += event.text if isinstance(event, TextDelta) else ""
-            if said.endswith("y"):
-                break
-        await reply.events.aclose()
+        await leave(reply, lambda event: isinstance(event, TextDelta) and "y" in event.text)
         (record,) = harness.records
         assert (record.outcome, record.usage.completion_tokens) == ("cancelled", 12)
         assert record.usage.prompt_tokens == 2

@@ -13,8 +13,9 @@ from gateway.balance import Groups
 from gateway.balancer import Balancer
 from gateway.cache.memory import MemoryCache
 from gateway.core.chat import ChatRequest, Endpoint, Feature, Message, Sampling
-from gateway.core.events import collect
-from gateway.core.exchange import Caller, Exchange, ExchangeRecord
+from gateway.core.events import Event
+from gateway.core.exchange import Caller, Exchange, ExchangeRecord, Reply
+from gateway.core.sink import Whole
 from gateway.fleet import Fleet
 from gateway.pipeline import Pipeline
 from gateway.plan import Alias, Planner, Rulebook
@@ -26,6 +27,42 @@ from tests.fakes.scripted import ScriptedBackend
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(asyncio.wait_for(coroutine, 20))
+
+
+class Kept:
+    """A sink that keeps what comes; `behind`: a client that has to be waited for."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.behind = False
+        self.waited = 0
+
+    def put(self, event: Event) -> None:
+        self.events.append(event)
+
+    def flush(self) -> None:
+        pass
+
+    @property
+    def full(self) -> bool:
+        return self.behind
+
+    async def room(self) -> None:
+        self.waited += 1
+        while self.behind:
+            await asyncio.sleep(0)
+
+
+async def leave(reply: Reply, after: Callable[[Event], bool]) -> None:
+    """Be a client that leaves after such an event."""
+    kept = Kept()
+    going = asyncio.create_task(reply.events.into(kept))
+    while not any(map(after, kept.events)):
+        await asyncio.sleep(0)
+    going.cancel()
+    await asyncio.wait([going])
+    assert going.cancelled()
+    await reply.events.aclose()
 
 
 class Harness:
@@ -72,7 +109,9 @@ class Harness:
         """The text of one answer, its stream closed."""
         reply = await self.reply(model, **changes)
         try:
-            return (await collect(reply.events)).choices[0].text
+            whole = Whole()
+            await reply.events.into(whole)
+            return whole.completion().choices[0].text
         finally:
             await reply.events.aclose()
 

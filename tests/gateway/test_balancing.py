@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from gateway.core.chat import Message
 from gateway.core.errors import TandemError
-from gateway.core.events import collect
 from gateway.core.exchange import Caller
 from gateway.core.routing import Tier, Zone
 from gateway.plan import Alias
@@ -22,7 +21,7 @@ from router_policies.base import Rule, Settings
 from router_policies.rules import RulesPolicy
 from tests.fakes import virtual_time
 from tests.fakes.caching import CachingBox, boxes
-from tests.fakes.harness import Harness, exchange, run
+from tests.fakes.harness import Harness, Kept, exchange, run
 from tests.fakes.scripted import ScriptedBackend, saying, upstream
 
 seeds = st.integers(0, 2**32)
@@ -48,7 +47,7 @@ class Story:
         asked.arrived = asyncio.get_running_loop().time()
         try:
             reply = await self.harness.pipeline.answer(asked)
-            await collect(reply.events)
+            await reply.events.into(Kept())
             await reply.events.aclose()
         except TandemError:
             return ""

@@ -27,7 +27,7 @@ from gateway.core.routing import Price, Tier, Zone
 from gateway.plan import Alias
 from router_policies.base import Settings
 from router_policies.static import StaticPolicy
-from tests.fakes.harness import Harness, run
+from tests.fakes.harness import Harness, Kept, leave, run
 from tests.fakes.scripted import ScriptedBackend, saying, upstream
 
 
@@ -180,12 +180,53 @@ def test_closing_early_frees_everything() -> None:
         slow = ScriptedBackend(upstream("a"), [TextDelta(text="one"), gate, *saying("two")])
         harness = Harness([slow])
         reply = await harness.reply()
-        assert isinstance(await anext(reply.events), TextDelta)
         assert harness.admission.inside == 1
-        await reply.events.aclose()
+        await leave(reply, lambda event: isinstance(event, TextDelta))
+        assert len(harness.records) == 1
         assert (slow.open_streams, harness.admission.inside) == (0, 0)
         assert harness.records[0].outcome == "cancelled"
         assert harness.fleet.in_flight() == {"a": 0}
+
+    run(story())
+
+
+def test_closing_unread_frees_everything() -> None:
+    """An answer that nobody has begun to read is settled by its closing, once."""
+
+    async def story() -> None:
+        backend = ScriptedBackend(upstream("a"), saying("one"))
+        harness = Harness([backend], cache=True)
+        for _ in range(2):  # the second time, had it been read, it would come from the cache
+            reply = await harness.reply()
+            await reply.events.aclose()
+            await reply.events.aclose()
+        assert await harness.answer() == "one"
+        reply = await harness.reply()
+        assert reply.record.cache == "hit"
+        await reply.events.aclose()
+        assert (backend.open_streams, harness.admission.inside) == (0, 0)
+        ends = [record.outcome for record in harness.records]
+        assert ends == ["cancelled", "cancelled", "ok", "cancelled"]
+
+    run(story())
+
+
+def test_a_client_that_is_behind_is_waited_for() -> None:
+    """No further event is asked for while the sink is full."""
+
+    async def story() -> None:
+        backend = ScriptedBackend(upstream("a"), saying("one"))
+        reply, kept = await Harness([backend]).reply(), Kept()
+        kept.behind = True
+        going = asyncio.create_task(reply.events.into(kept))
+        while not kept.waited:
+            await asyncio.sleep(0)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert len(kept.events) == 1
+        kept.behind = False
+        await going
+        assert len(kept.events) > 1
 
     run(story())
 

@@ -27,7 +27,6 @@ from gateway.core.errors import (
     UpstreamOverloaded,
     UpstreamUnreachable,
 )
-from gateway.core.events import collect
 from gateway.core.exchange import Call, Caller, Exchange
 from gateway.core.registry import load
 from gateway.core.routing import Candidate, Facts, Route, Zone
@@ -37,7 +36,7 @@ from gateway.fleet import Fleet
 from gateway.generation import rulebook
 from gateway.pipeline import Pipeline
 from gateway.plan import Planner
-from tests.fakes.harness import exchange, run
+from tests.fakes.harness import Kept, exchange, run
 from tests.fakes.scripted import ScriptedBackend, saying, upstream
 
 NAMES = ("a", "b", "c", "d")
@@ -262,7 +261,7 @@ def test_nothing_brings_back_what_was_removed(
                     assert all(allowed.admits(c.upstream.zone) for c in plan.route.candidates)
                 reply = await pipelines[at].answer(request_of(asked))
                 try:
-                    await collect(reply.events)
+                    await reply.events.into(Kept())
                 finally:
                     await reply.events.aclose()
             except TandemError:

@@ -14,7 +14,7 @@ from gateway.core.events import Event
 from gateway.core.exchange import Call, Caller
 from gateway.core.routing import Tier, Zone
 from gateway.resilience.concurrency import FIRST
-from tests.fakes.harness import Harness, exchange
+from tests.fakes.harness import Harness, Kept, exchange
 from tests.fakes.scripted import ScriptedBackend, saying, upstream
 from tests.fakes.virtual_time import run
 
@@ -77,8 +77,7 @@ class Load:
             self.shed += 1
             return
         self.ttft.append(loop.time() - asked.arrived)
-        async for _ in reply.events:
-            pass
+        await reply.events.into(Kept())
         self.answered += 1
 
     @property

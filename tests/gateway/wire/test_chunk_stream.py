@@ -49,7 +49,9 @@ def read(raw: bytes, cuts: Sequence[int] = ()) -> tuple[list[Event], ChunkStream
     places = [0, *sorted(min(cut, len(raw)) for cut in cuts), len(raw)]
     events: list[Event] = []
     for begin, end in zip(places, places[1:], strict=False):
-        events += stream.read(raw[begin:end])
+        part = raw[begin:end]
+        event = stream.read_one(part)
+        events += [event] if event is not None else stream.read(part)
     return events, stream
 
 
@@ -71,6 +73,16 @@ def test_same_as_parsed(said_so: list[dict[str, object]], cuts: list[int], windo
     events, stream = read(raw, cuts)
     assert said(events) == said(parsed(raw))
     assert stream.done
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(deltas, max_size=12), st.booleans())
+def test_a_frame_at_a_time(said_so: list[dict[str, object]], windows: bool) -> None:
+    """The same where each frame comes by itself, and then one event for each."""
+    frames = [frame(delta, end=b"\r\n\r\n" if windows else b"\n\n") for delta in said_so]
+    raw = b"".join(frames)
+    events, _ = read(raw, [sum(map(len, frames[: at + 1])) for at in range(len(frames))])
+    assert said(events) == said(parsed(raw))
 
 
 def test_few_events() -> None:
@@ -115,6 +127,10 @@ def test_malformed_text(inside: bytes) -> None:
         for event in stream.read(good * 3 + bad + good):
             passed.append(event)  # noqa: PERF402
     assert said(passed)[2] == good * 3
+    alone = ChunkStream(own_wire=True)
+    list(alone.read(good))
+    assert alone.read_one(good) is not None
+    assert alone.read_one(bad) is None
 
 
 def test_a_character_in_two_frames() -> None:
