@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backends.engine import calibrate, native
+from backends.engine.decoding import Floats
 from backends.engine.draft_model import DraftModel
 from backends.engine.payoff import Costs
-from backends.engine.scheduler import Floats, Limits
 from backends.engine.settings import EngineSettings
+from backends.engine.slots import Limits
 from backends.engine.speculate import Speculation
 
 Decode = Callable[[list[int], list[int], list[int], list[bool]], Floats]

@@ -28,15 +28,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from backends.engine.audit import Audit
 from backends.engine.confidence import Confidence, probability
 from backends.engine.constrained import NothingFits
+from backends.engine.decoding import CellsFailed, Decoder, Floats, GrammarRefused
 from backends.engine.drafts import Inbox, Lead
 from backends.engine.gumbel import margin
 from backends.engine.logprobs import Trail
@@ -55,228 +51,15 @@ from backends.engine.protocol import (
     Source,
 )
 from backends.engine.scored import ScoredPrompt
+from backends.engine.slots import Limits, Rows, Slot, Stats
 from backends.engine.snapshots import MARGIN, Snapshot, Snapshots
-from backends.engine.speculate import Drafting, Speculation
+from backends.engine.speculate import Speculation
 from backends.engine.text import TextStream
 from backends.engine.waiting import DrainRate, Waiting
 
-Floats = NDArray[np.float32]
-
-
 NO_NUMBER = "the model's output is not a number; its file may be damaged"
-
-
-class CellsFailed(Exception):
-    """The engine could not run a batch, but lives; the batch's sequences end."""
-
-
-class GrammarRefused(Exception):
-    """A job's grammar cannot be used; the message says why. Nobody else is concerned."""
-
-
-class Sampler(Protocol):
-    """Chooses a token from a row of logits and remembers it; called once per emitted token."""
-
-    def __call__(self, logits: Floats) -> int:
-        """Raises NothingFits if a grammar leaves no token."""
-
-    def accept(self, token: int) -> None:
-        """Remember a token that was chosen elsewhere."""
-
-    @property
-    def margin(self) -> float:
-        """How far the last choice was above the second best, in logits, noise included."""
-
-    def above(self, token: int) -> float:
-        """How far it was above another token."""
-
-    def close(self) -> None: ...
-
-
-class Guesser(Protocol):
-    """Says what a target would choose, as far as that depends on one row and its position only."""
-
-    def guess(self, logits: Floats, position: int) -> int: ...
-
-    def close(self) -> None: ...
-
-
-class Decoder(Protocol):
-    """What the scheduler needs of llama.cpp."""
-
-    @property
-    def vocab(self) -> int: ...
-
-    def decode(
-        self, tokens: list[int], positions: list[int], sequences: list[int], wanted: list[bool]
-    ) -> Floats:
-        """Run one batch; logits of the wanted rows in order. Raises CellsFailed."""
-
-    def remove(self, sequence: int, start: int = 0, end: int = -1) -> None: ...
-
-    def copy(self, source: int, target: int, end: int) -> None:
-        """Let `target`, which is empty, hold the cells of `source` at positions below `end`."""
-
-    def sampler(self, job: Job) -> Sampler | None:
-        """None: plain argmax, which the scheduler does for all rows at once.
-
-        Raises GrammarRefused.
-        """
-
-    def guesser(self, job: Job) -> Guesser | None:
-        """For role draft. None: plain argmax."""
-
-    def piece(self, token: int) -> bytes:
-        """The token's text; nothing for control tokens."""
-
-    def spelling(self, token: int) -> bytes:
-        """The same, but control tokens have theirs."""
-
-    def ends(self, token: int) -> bool: ...
-
-    def save(self, sequence: int) -> memoryview:
-        """All that a sequence's cells hold."""
-
-    def load(self, sequence: int, state: memoryview) -> bool:
-        """Fill an empty sequence with what `save` gave; False, and still empty, without room."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """`context` bounds one sequence, `cells` all reservations together, both in tokens.
-
-    `batch` bounds a decode's rows, `verify` the draft tokens of one pass (0: none, the model cannot
-    forget). `chunk` is how much of prompts a step takes while others generate, and the chunk of
-    strict prompts. `parts`: each slot's cells are its own, so there are as many sequences as slots,
-    and what has ended stays in slots that nobody needs; otherwise `cached` sequences more.
-    `cached` bounds the ended sequences that stay in their cells (0: none), and
-    `reuse` is the shortest beginning worth sharing. `optimism` is the share of `max_tokens` that an
-    admission reserves; strict sequences, which cannot be parked, reserve all. `scores` bounds the
-    rows of a scored prompt in one decode, each of which has its logits.
-    """
-
-    context: int
-    cells: int
-    slots: int = 4
-    batch: int = 512
-    chunk: int = 64
-    verify: int = 8
-    queue: int = 64
-    cached: int = 0
-    parts: bool = False
-    reuse: int = 16
-    optimism: float = 1.0
-    scores: int = 8
-
-    @property
-    def sequences(self) -> int:
-        return self.slots if self.parts else self.slots + self.cached
-
-
 GROWTH = 32
 """Cells that a reservation grows by at once."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Slot:
-    """A sequence in its place. `tokens` is prompt and generated; `fed` of them are in cells.
-
-    `audit`: the position of the answer that is evaluated again before anything else.
-    """
-
-    job: Job
-    sequence: int
-    tokens: list[int]
-    reserved: int
-    sampler: Sampler | None
-    text: TextStream
-    inbox: Inbox | None = None
-    drafting: Drafting | None = None
-    lead: Lead | None = None
-    guesser: Guesser | None = None
-    audit: int | None = None
-    trail: Trail | None = None
-    scored: ScoredPrompt | None = None
-    fed: int = 0
-    paused: bool = False
-    reused: int = 0
-    parked: bool = False
-
-    @property
-    def whole(self) -> int:
-        """Cells it needs at most."""
-        return self.prompt + self.job.max_tokens
-
-    @property
-    def prompt(self) -> int:
-        return len(self.job.tokens)
-
-    @property
-    def generated(self) -> int:
-        return len(self.tokens) - self.prompt
-
-    @property
-    def due(self) -> int:
-        """Rows to feed before the next token can be sampled."""
-        return len(self.tokens) - self.fed
-
-
-@dataclass(slots=True, kw_only=True)
-class Rows:
-    """One slot's part of a batch: known tokens, then a draft to verify, then padding.
-
-    `samples`: the known rows reach the sequence's end, so the next token is sampled after them.
-    `scored`: they are of a prompt that is read back. `audit`: the only row is there already, and is
-    computed to be compared.
-    """
-
-    slot: Slot
-    known: list[int]
-    draft: list[int] = field(default_factory=list)
-    samples: bool = True
-    pad: bool = False
-    scored: bool = False
-    audit: bool = False
-
-    @property
-    def width(self) -> int:
-        return len(self.known) + len(self.draft) + self.pad
-
-    @property
-    def outputs(self) -> int:
-        if self.scored:
-            return len(self.known)
-        return len(self.draft) + 1 if self.samples else 0
-
-
-@dataclass(slots=True, kw_only=True)
-class Stats:
-    """Counters since the worker's start. `steps` are those that computed something."""
-
-    steps: int = 0
-    prompt_tokens: int = 0
-    generated_tokens: int = 0
-    drafted: int = 0
-    accepted: int = 0
-    cancelled: int = 0
-    failed: int = 0
-    not_a_number: int = 0
-    prompt_rows: int = 0
-    decode_rows: int = 0
-    draft_rows: int = 0
-    prefix_lookups: int = 0
-    prefix_hits: int = 0
-    prefix_tokens: int = 0
-    evictions: int = 0
-    preemptions: int = 0
-    expired: int = 0
-    superseded: int = 0
-    snapshots_saved: int = 0
-    snapshots_restored: int = 0
-    snapshot_tokens: int = 0
-    audits_same: int = 0
-    audits_tie: int = 0
-    audits_mismatch: int = 0
 
 
 class Scheduler:

@@ -26,6 +26,7 @@ import numpy as np
 from backends.engine import drafters, gguf, memory, native, process
 from backends.engine.audit import Audit
 from backends.engine.constrained import ConstrainedSampler, Greedy
+from backends.engine.decoding import CellsFailed, Decoder, Floats, GrammarRefused, Guesser, Sampler
 from backends.engine.embedder import Embedder, EncodeFailed
 from backends.engine.encoder import LlamaEncoder
 from backends.engine.pooling import room_for
@@ -38,19 +39,10 @@ from backends.engine.protocol import (
     encode,
     receive,
 )
-from backends.engine.scheduler import (
-    NO_NUMBER,
-    CellsFailed,
-    Decoder,
-    Floats,
-    GrammarRefused,
-    Guesser,
-    Limits,
-    Sampler,
-    Scheduler,
-)
+from backends.engine.scheduler import NO_NUMBER, Scheduler
 from backends.engine.settings import EngineSettings
 from backends.engine.shape import shape
+from backends.engine.slots import Limits
 from backends.engine.snapshots import Snapshots, fingerprint
 
 LEAVE_S = 5.0

@@ -11,8 +11,8 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.engine.decoding import CellsFailed, Guesser, Sampler
 from backends.engine.protocol import Job
-from backends.engine.scheduler import CellsFailed, Guesser, Sampler
 
 VOCAB = 16
 EOG = 15

@@ -19,9 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from websockets.exceptions import ConnectionClosedOK
 
+from backends.engine.decoding import Guesser, Sampler
 from backends.engine.prompts import Guide, Vocabulary
 from backends.engine.protocol import Job, Output, Ready, Role
-from backends.engine.scheduler import Guesser, Limits, Sampler, Scheduler
+from backends.engine.scheduler import Scheduler
+from backends.engine.slots import Limits
 from backends.speculative.session import PATH
 from gateway.core.chat import ChatRequest
 from gateway.core.routing import Upstream, Zone

@@ -10,7 +10,8 @@ import pytest
 
 from backends.engine.audit import EVERY, TIE, Audit
 from backends.engine.protocol import Job, Output, SamplerSettings
-from backends.engine.scheduler import Limits, Scheduler
+from backends.engine.scheduler import Scheduler
+from backends.engine.slots import Limits
 from tests.fakes.decoder import VOCAB, FakeDecoder, answer
 
 PROMPT = [1, 3, 5]

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from backends.engine.client import Engine
 from backends.engine.protocol import Job
-from backends.engine.scheduler import Limits, Scheduler
+from backends.engine.scheduler import Scheduler
 from backends.engine.settings import EngineSettings
+from backends.engine.slots import Limits
 from tests.fakes.decoder import FakeDecoder, answer
 
 PROMPTS = {1: [2, 4], 2: [3, 5, 7], 3: [4, 4, 4, 6], 4: [6, 1]}

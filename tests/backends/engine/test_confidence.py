@@ -8,7 +8,8 @@ import pytest
 from backends.engine.confidence import Confidence, probability
 from backends.engine.drafts import Lead
 from backends.engine.protocol import Job
-from backends.engine.scheduler import Limits, Scheduler
+from backends.engine.scheduler import Scheduler
+from backends.engine.slots import Limits
 from tests.fakes.decoder import FakeDecoder
 
 

@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 
 from backends.engine.client import Engine
+from backends.engine.decoding import Floats, Sampler
 from backends.engine.gumbel import Noise, margin
 from backends.engine.protocol import Job, SamplerSettings
-from backends.engine.scheduler import Floats, Limits, Sampler, Scheduler
+from backends.engine.scheduler import Scheduler
 from backends.engine.settings import EngineSettings
+from backends.engine.slots import Limits
 from tests.fakes.decoder import FakeDecoder
 from tests.fakes.goodness import Fit, fit
 

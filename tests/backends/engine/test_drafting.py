@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+from backends.engine.decoding import CellsFailed
 from backends.engine.draft_model import CHUNK, DraftModel
 from backends.engine.payoff import Costs
 from backends.engine.protocol import Job
-from backends.engine.scheduler import CellsFailed, Limits, Scheduler
+from backends.engine.scheduler import Scheduler
+from backends.engine.slots import Limits
 from backends.engine.speculate import FIRST_PAUSE, Drafting, Speculation
 from tests.backends.engine.test_scheduler import LIMITS, finish, job, tokens
 from tests.fakes.decoder import FakeDecoder, answer, follow

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.engine.constrained import NothingFits
+from backends.engine.decoding import Floats, GrammarRefused, Sampler
 from backends.engine.protocol import Job, Output
-from backends.engine.scheduler import Floats, GrammarRefused, Limits, Sampler, Scheduler
+from backends.engine.scheduler import Scheduler
+from backends.engine.slots import Limits
 from tests.fakes.decoder import VOCAB, FakeDecoder, answer
 
 LIMITS = Limits(context=64, cells=128, slots=4, batch=32, chunk=8, verify=4, queue=8)

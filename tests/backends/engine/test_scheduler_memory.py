@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.engine.protocol import Job, Output
-from backends.engine.scheduler import Limits, Scheduler
+from backends.engine.scheduler import Scheduler
+from backends.engine.slots import Limits
 from tests.fakes.clock import FakeClock
 from tests.fakes.decoder import FakeDecoder, answer
 

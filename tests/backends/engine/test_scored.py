@@ -15,9 +15,10 @@ from backends.engine.choices import best
 from backends.engine.client import Engine
 from backends.engine.echo import Echo, Reading
 from backends.engine.protocol import Job, Output, SamplerSettings
-from backends.engine.scheduler import Limits, Scheduler
+from backends.engine.scheduler import Scheduler
 from backends.engine.scored import ScoredPrompt
 from backends.engine.settings import EngineSettings
+from backends.engine.slots import Limits
 from tests.fakes.decoder import FakeDecoder
 
 SCORES = """

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from backends.base import Resources
 from backends.engine.backend import LlamaCppBackend, LlamaCppOptions
 from backends.engine.protocol import Job
-from backends.engine.scheduler import Limits, Scheduler
+from backends.engine.scheduler import Scheduler
+from backends.engine.slots import Limits
 from backends.engine.snapshots import START, Snapshots
 from gateway.core.chat import ChatRequest, Endpoint, Feature, Sampling
 from gateway.core.events import TextDelta, UsageReport
