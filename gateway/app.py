@@ -37,18 +37,13 @@ from gateway.epoch import Entrance
 from gateway.fleet import Fleet
 from gateway.generation import Generation, Shared
 from gateway.limits.keys import Keys
-from gateway.metrics import (
-    DependencyVitals,
-    EngineVitals,
-    Metrics,
-    ResidentVitals,
-    Vitals,
-)
+from gateway.metrics import Metrics
 from gateway.pipeline import Pipeline
 from gateway.record import JsonLog, RecordStore
 from gateway.server import App
 from gateway.tightened import Tightened
 from gateway.token_pace import TokenPaces
+from gateway.vitals import DependencyVitals, EngineVitals, ResidentVitals, Vitals
 
 if TYPE_CHECKING:
     from gateway.cache.memory import MemoryCache

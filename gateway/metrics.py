@@ -12,29 +12,24 @@ import asyncio
 import logging
 import platform
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from threading import Lock
-from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
-from backends.rate_limits import Kind, RateLimits
-from backends.speculative.rung import STATES, Rung
 from gateway import __version__
 from gateway.core.chat import Endpoint
 from gateway.core.exchange import ExchangeRecord
 from gateway.core.routing import Tier
+from gateway.gauges import VitalsCollector
 from gateway.ledger import counterfactual
-from gateway.resilience.vitals import UpstreamVitals
 from gateway.series import OTHER, CounterSeries, HistogramSeries, Labels
 from gateway.speculation import SpeculationSeries
-
-T = TypeVar("T")
+from gateway.vitals import Vitals
 
 logger = logging.getLogger("tandem.metrics")
 
@@ -72,59 +67,6 @@ WARN_EVERY_S = 10.0
 RENDER_EVERY_S = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineVitals:
-    """One local engine's worker, now. `rss_bytes` is None where it is not known."""
-
-    up: bool
-    restarts: Mapping[str, int] = field(default_factory=dict)
-    """By cause: a closed list (client.py)."""
-    quarantined: bool = False
-    rss_bytes: int | None = None
-    load_s: float | None = None
-    stats: Mapping[str, float] = field(default_factory=dict)
-    """The worker's own counters (scheduler.Stats) and gauges, at most some seconds old."""
-    exactness: str = ""
-    """bitwise or tie-tolerant, as its sessions promise it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResidentVitals:
-    """A local model and the memory it takes while it is there, in bytes. `unloads` by reason."""
-
-    size: int
-    in_memory: bool
-    loads: int = 0
-    load_s: float = 0.0
-    unloads: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DependencyVitals:
-    """Something we use but can live without."""
-
-    up: bool
-    errors: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Vitals:
-    """The parts' state at a scrape. Upstreams and engines go by their configured names."""
-
-    in_flight: Mapping[str, int] = field(default_factory=dict)
-    upstream_up: Mapping[str, bool] = field(default_factory=dict)
-    upstreams: Mapping[str, UpstreamVitals] = field(default_factory=dict)
-    rate_limits: Mapping[str, RateLimits] = field(default_factory=dict)
-    rungs: Mapping[str, Rung] = field(default_factory=dict)
-    engines: Mapping[str, EngineVitals] = field(default_factory=dict)
-    residents: Mapping[str, ResidentVitals] = field(default_factory=dict)
-    memory_budget: int | None = None
-    dependencies: Mapping[str, DependencyVitals] = field(default_factory=dict)
-    cache_entries: int = 0
-    cache_bytes: int = 0
-    log_dropped: int = 0
-
-
 class Metrics:
     """All of a gateway's metrics, in a registry of their own.
 
@@ -151,7 +93,7 @@ class Metrics:
         self._series: list[CounterSeries | HistogramSeries] = []
         self._declare()
         self.registry.register(_SeriesCollector(self._series))
-        self.registry.register(_VitalsCollector(vitals, self._upstreams, wall))
+        self.registry.register(VitalsCollector(vitals, self._upstreams, wall))
         ProcessCollector(registry=self.registry)
 
     def know(self, models: Iterable[str], upstreams: Iterable[str]) -> None:
@@ -444,299 +386,6 @@ class _SeriesCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         return (each.family() for each in self._series)
-
-
-_RESILIENCE = (
-    ("tandem_breaker_state", "breaker", "0 closed, 1 open, 2 half-open."),
-    ("tandem_retry_budget_remaining", "retry_budget", "Of an upstream's budget, from 1 to 0."),
-    ("tandem_concurrency_limit", "concurrency_limit", "Requests that may wait for a first token."),
-    ("tandem_waiting", "waiting", "Requests that wait for a first token."),
-)
-
-
-def _resilience(upstreams: Mapping[str, UpstreamVitals]) -> Iterator[Metric]:
-    for name, key, text in _RESILIENCE:
-        values = {upstream: getattr(vitals, key) for upstream, vitals in upstreams.items()}
-        yield _gauge(name, text, "upstream", values)
-    opened = CounterMetricFamily(
-        "tandem_breaker_opened", "Times a breaker opened.", labels=("upstream",)
-    )
-    for upstream, vitals in upstreams.items():
-        opened.add_metric((upstream,), vitals.opened)
-    yield opened
-
-
-_ENGINE_COUNTS = (
-    ("steps", "steps", "Batches of work computed."),
-    ("preemptions", "preemptions", "Sequences parked because the KV cells were full."),
-    ("prefix_hits", "prefix_hits", "Prompts that began like a resident sequence."),
-    ("prefix_tokens", "prefix_tokens", "Prompt tokens that were not computed again."),
-    ("evictions", "evictions", "Ended sequences whose cells were taken."),
-    ("snapshots_saved", "snapshots_saved", "Evicted sequences kept in RAM."),
-    ("snapshots_restored", "snapshots_restored", "Sequences brought back from RAM."),
-    ("snapshot_tokens", "snapshot_tokens", "Prompt tokens that came back from RAM."),
-    ("cancels", "cancelled", "Sequences dropped because nobody wanted them any more."),
-    ("superseded", "superseded", "Completions ended by a newer one of the same session."),
-    ("expired", "expired", "Jobs whose deadline passed in the queue."),
-    ("embedded_texts", "embedded_texts", "Texts that were made vectors."),
-    ("embedded_tokens", "embedded_tokens", "Their tokens, computed."),
-)
-_ENGINE_ROWS = ("prompt", "decode", "draft")
-_ENGINE_DRAFTS = (
-    ("drafts", "Drafts verified that the worker made itself."),
-    ("draft_tokens", "Their tokens."),
-    ("accepted_tokens", "Those of them that held."),
-)
-_DRAFT_SOURCES = ("ngram", "prediction", "model")
-_DRAFT_OFF = ("cost", "busy", "acceptance", "no_match")
-_AUDITS = ("same", "tie", "mismatch")
-_EXACTNESS = ("bitwise", "tie-tolerant")
-_ENGINE_CELLS = ("used", "reserved", "cached")
-
-
-def _engine_counts(engines: Mapping[str, EngineVitals]) -> Iterator[Metric]:
-    known = {name: engine.stats for name, engine in engines.items() if engine.stats}
-    for name, key, text in _ENGINE_COUNTS:
-        counts = CounterMetricFamily(f"tandem_engine_{name}", text, labels=("upstream",))
-        for upstream, stats in known.items():
-            counts.add_metric((upstream,), stats[key])
-        yield counts
-    rows = CounterMetricFamily(
-        "tandem_engine_rows", "Rows decoded, by what they were.", labels=("upstream", "kind")
-    )
-    cells = GaugeMetricFamily(
-        "tandem_engine_kv_cells",
-        "KV cells by state; cached ones are free for who needs them.",
-        labels=("upstream", "state"),
-    )
-    for upstream, stats in known.items():
-        for kind in _ENGINE_ROWS:
-            rows.add_metric((upstream, kind), stats[f"{kind}_rows"])
-        for state in _ENGINE_CELLS:
-            cells.add_metric((upstream, state), stats[state])
-    yield rows
-    yield cells
-    yield from _engine_drafts(known)
-    yield from _exactness(engines)
-    yield _gauge(
-        "tandem_engine_kv_usage_ratio",
-        "KV cells that hold tokens, over all.",
-        "upstream",
-        {name: stats["used"] / max(1, stats["cells"]) for name, stats in known.items()},
-    )
-    yield _gauge(
-        "tandem_engine_slots_busy",
-        "Sequences that generate.",
-        "upstream",
-        {name: stats["running"] for name, stats in known.items()},
-    )
-    yield _gauge(
-        "tandem_engine_queue_depth",
-        "Jobs that wait for cells or a slot.",
-        "upstream",
-        {name: stats["waiting"] for name, stats in known.items()},
-    )
-
-
-def _engine_drafts(known: Mapping[str, Mapping[str, float]]) -> Iterator[Metric]:
-    """A worker's own drafts; those of a pair's edge are in its records (tandem_spec_*)."""
-    for what, text in _ENGINE_DRAFTS:
-        counts = CounterMetricFamily(
-            f"tandem_engine_spec_{what}", text, labels=("upstream", "source")
-        )
-        for upstream, stats in known.items():
-            for source in _DRAFT_SOURCES:
-                counts.add_metric((upstream, source), stats.get(f"spec_{what}_{source}", 0))
-        yield counts
-    off = CounterMetricFamily(
-        "tandem_engine_spec_off",
-        "Steps of a sequence without a draft, by why; for cost, whole requests.",
-        labels=("upstream", "reason"),
-    )
-    for upstream, stats in known.items():
-        for why in _DRAFT_OFF:
-            off.add_metric((upstream, why), stats.get(f"spec_off_{why}", 0))
-    yield off
-    audits = CounterMetricFamily(
-        "tandem_spec_audits",
-        "Verified positions that were evaluated once more, by what came out.",
-        labels=("upstream", "result"),
-    )
-    for upstream, stats in known.items():
-        for result in _AUDITS:
-            audits.add_metric((upstream, result), stats.get(f"audits_{result}", 0))
-    yield audits
-
-
-def _exactness(engines: Mapping[str, EngineVitals]) -> Iterator[Metric]:
-    held = GaugeMetricFamily(
-        "tandem_spec_exactness",
-        "Which promise a target's sessions have: 1 for the one that holds.",
-        labels=("upstream", "exactness"),
-    )
-    for upstream, engine in engines.items():
-        for promise in _EXACTNESS:
-            if engine.exactness:
-                held.add_metric((upstream, promise), float(engine.exactness == promise))
-    yield held
-
-
-def _memory(residents: Mapping[str, ResidentVitals], budget: int | None) -> Iterator[Metric]:
-    loads = CounterMetricFamily(
-        "tandem_model_loads", "Local models loaded into memory.", labels=("upstream",)
-    )
-    seconds = CounterMetricFamily(
-        "tandem_model_load_seconds", "What those loads took together.", labels=("upstream",)
-    )
-    unloads = CounterMetricFamily(
-        "tandem_model_unloads",
-        "Local models that left memory, by why: idle, or memory for another.",
-        labels=("upstream", "reason"),
-    )
-    for name, model in residents.items():
-        loads.add_metric((name,), model.loads)
-        seconds.add_metric((name,), model.load_s)
-        for reason, count in model.unloads.items():
-            unloads.add_metric((name, reason), count)
-    yield from (loads, seconds, unloads)
-    yield _gauge(
-        "tandem_model_resident_bytes",
-        "What a local model takes of the budget now.",
-        "upstream",
-        {name: model.size if model.in_memory else 0 for name, model in residents.items()},
-    )
-    if budget is not None:
-        yield GaugeMetricFamily("tandem_memory_budget_bytes", "memory.budget.", budget)
-
-
-class _VitalsCollector(Collector):
-    """Gauges, and counters that somebody else keeps, read at scrape time."""
-
-    def __init__(
-        self,
-        vitals: Callable[[], Vitals],
-        upstreams: Collection[str],
-        wall: Callable[[], float],
-    ) -> None:
-        self._vitals = vitals
-        self._upstreams = upstreams
-        self._wall = wall
-
-    def collect(self) -> Iterator[Metric]:
-        now = self._vitals()
-        engines = self._ours(now.engines)
-        yield _gauge(
-            "tandem_inflight", "Attempts running now.", "upstream", self._ours(now.in_flight)
-        )
-        yield _gauge(
-            "tandem_upstream_up",
-            "1 if the last health check passed.",
-            "upstream",
-            self._ours(now.upstream_up),
-        )
-        yield from _resilience(self._ours(now.upstreams))
-        yield _limits_left(self._ours(now.rate_limits), self._wall())
-        yield from _rungs(self._ours(now.rungs))
-        yield _gauge(
-            "tandem_engine_up",
-            "1 if the engine's worker serves.",
-            "upstream",
-            {name: engine.up for name, engine in engines.items()},
-        )
-        yield _gauge(
-            "tandem_engine_quarantined",
-            "1 while the engine's worker is not started again because it failed too often.",
-            "upstream",
-            {name: engine.quarantined for name, engine in engines.items()},
-        )
-        yield _gauge(
-            "tandem_engine_load_seconds",
-            "What it took to load the model that is up now.",
-            "upstream",
-            {n: e.load_s for n, e in engines.items() if e.load_s is not None},
-        )
-        yield _gauge(
-            "tandem_engine_rss_bytes",
-            "Resident memory of the engine's worker.",
-            "upstream",
-            {n: e.rss_bytes for n, e in engines.items() if e.rss_bytes is not None},
-        )
-        restarts = CounterMetricFamily(
-            "tandem_engine_restarts",
-            "Times a worker ended unasked, by why.",
-            labels=("upstream", "cause"),
-        )
-        for name, engine in engines.items():
-            for cause, count in engine.restarts.items():
-                restarts.add_metric((name, cause), count)
-        yield restarts
-        yield from _engine_counts(engines)
-        yield from _memory(self._ours(now.residents), now.memory_budget)
-        yield _gauge(
-            "tandem_dependency_up",
-            "1 if the dependency answers.",
-            "dep",
-            {name: dependency.up for name, dependency in now.dependencies.items()},
-        )
-        errors = CounterMetricFamily(
-            "tandem_dependency_errors", "Failed calls to a dependency.", labels=("dep",)
-        )
-        for name, dependency in now.dependencies.items():
-            errors.add_metric((name,), dependency.errors)
-        yield errors
-        yield GaugeMetricFamily(
-            "tandem_cache_entries", "Answers kept in memory.", now.cache_entries
-        )
-        yield GaugeMetricFamily("tandem_cache_bytes", "Memory they take.", now.cache_bytes)
-        yield CounterMetricFamily(
-            "tandem_log_dropped", "Log lines dropped because the log was stuck.", now.log_dropped
-        )
-
-    def _ours(self, by_name: Mapping[str, T]) -> dict[str, T]:
-        return {name: value for name, value in by_name.items() if name in self._upstreams}
-
-
-def _limits_left(limits: Mapping[str, RateLimits], now: float) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(
-        "tandem_upstream_ratelimit_remaining_ratio",
-        "What is left of a provider's scarcest limit, by its own headers.",
-        labels=("upstream", "kind"),
-    )
-    kinds: tuple[Kind, ...] = ("requests", "tokens")
-    for name, said in limits.items():
-        for kind in kinds:
-            ratio = said.remaining_ratio(kind, now)
-            if ratio is not None:
-                family.add_metric((name, kind), ratio)
-    return family
-
-
-def _rungs(rungs: Mapping[str, Rung]) -> Iterator[Metric]:
-    """Pairs whose strategy has to be proved: how far it is, and what finding out has cost."""
-    states = GaugeMetricFamily(
-        "tandem_spec_strategy_state",
-        "1 for the state that a pair's strategy is in.",
-        labels=("pair", "strategy", "state"),
-    )
-    probes = CounterMetricFamily(
-        "tandem_spec_probes", "Probes of an upstream's surface.", labels=("pair",)
-    )
-    tokens = CounterMetricFamily(
-        "tandem_spec_probe_tokens", "Tokens that they were billed for.", labels=("pair",)
-    )
-    for pair, rung in rungs.items():
-        for state in STATES:
-            states.add_metric((pair, rung.strategy, state), float(rung.state == state))
-        probes.add_metric((pair,), rung.probes)
-        tokens.add_metric((pair,), rung.probe_tokens)
-    yield from (states, probes, tokens)
-
-
-def _gauge(name: str, text: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, text, labels=(label,))
-    for value, number in values.items():
-        family.add_metric((value,), float(number))
-    return family
 
 
 def _known(value: str, closed: frozenset[str]) -> str:

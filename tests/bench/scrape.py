@@ -18,7 +18,8 @@ import uvloop
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from gateway.metrics import Metrics, Vitals
+from gateway.metrics import Metrics
+from gateway.vitals import Vitals
 from tests.gateway.test_metrics import record
 
 UPSTREAMS = [f"upstream-{at:02}" for at in range(50)]

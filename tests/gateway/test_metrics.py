@@ -14,13 +14,8 @@ from backends.rate_limits import Limit, RateLimits
 from gateway.core.chat import Usage
 from gateway.core.exchange import Attempt, ExchangeRecord, RecordDraft
 from gateway.core.routing import Tier
-from gateway.metrics import (
-    OUTCOMES,
-    DependencyVitals,
-    EngineVitals,
-    Metrics,
-    Vitals,
-)
+from gateway.metrics import OUTCOMES, Metrics
+from gateway.vitals import DependencyVitals, EngineVitals, Vitals
 from tests.fakes.clock import FakeClock
 
 UPSTREAMS = ("small", "big", "pair")

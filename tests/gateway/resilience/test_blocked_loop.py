@@ -8,7 +8,8 @@ import logging
 import pytest
 
 from backends.engine.heartbeat import BEAT_S, Heartbeat
-from gateway.metrics import WARN_EVERY_S, Metrics, Vitals
+from gateway.metrics import WARN_EVERY_S, Metrics
+from gateway.vitals import Vitals
 from tests.fakes.virtual_time import VirtualLoop, run
 
 
