@@ -21,7 +21,7 @@ class EngineVitals:
     rss_bytes: int | None = None
     load_s: float | None = None
     stats: Mapping[str, float] = field(default_factory=dict)
-    """The worker's own counters (scheduler.Stats) and gauges, at most some seconds old."""
+    """The worker's own counters (slots.Stats) and gauges, at most some seconds old."""
     exactness: str = ""
     """bitwise or tie-tolerant, as its sessions promise it."""
 
