@@ -154,6 +154,8 @@ class OpenAIBackend:
                         await self._push(answer, stream, events, sink, clock)
                         break
             if stream.done:
+                if sink is not None and answer.whole() is None:
+                    sink.flush()  # the end of the body may be a while
                 await self._http.drain(answer, clock)
             elif not stream.complete:
                 raise self._http.broken("ended its stream without a finish")
@@ -179,7 +181,8 @@ class OpenAIBackend:
                     if is_content(event):
                         clock.restart()
             finally:
-                sink.flush()
+                if not stream.done:  # else the rest goes with the end that the dialect has
+                    sink.flush()
             return not (stream.done or sink.full)
 
         def take(part: bytes) -> bool:
