@@ -1,9 +1,9 @@
 """Prometheus metrics: what records count, and the scrape. Drafting's are in speculation.py.
 
 Everything comes from records and vitals. Counters and histograms read the one record that each
-request leaves; gauges (gauges.py) are asked of the parts at scrape time. Every label value comes from a closed
-list and what is not on it becomes `other`, so no client can make series: a scrape of 15,000 lines
-would hold every live stream up for 125 ms (operations.md 0.6; our budget is 3,000).
+request leaves; gauges (gauges.py) are asked of the parts at scrape time. Every label value comes
+from a closed list and what is not on it becomes `other`, so no client can make series: a scrape of
+15,000 lines would hold every live stream up for 125 ms (operations.md 0.6; our budget is 3,000).
 """
 
 from __future__ import annotations

@@ -392,11 +392,21 @@ def test_a_schema_without_a_grammar_is_refused(client: OpenAI) -> None:
 
 
 @pytest.mark.parametrize(("param", "value"), [("tools", [ADD]), ("response_format", JSON)])
-def test_speculation_carries_no_forms(client: OpenAI, param: str, value: object) -> None:
-    """A session carries text; what asks for a form is refused there and served elsewhere."""
-    with pytest.raises(openai.BadRequestError) as caught:
-        client.chat.completions.create(model="tandem", messages=QUESTION, **{param: value})  # type: ignore[call-overload]
-    assert caught.value.param == param
+def test_speculation_carries_forms(client: OpenAI, param: str, value: object) -> None:
+    """Tools and JSON go through a session as they go to the target alone: the same answer."""
+    asked: dict[str, object] = {param: value, "temperature": 0, "max_tokens": 60}
+    pair, alone = (
+        client.chat.completions.create(model=model, messages=QUESTION, **asked)  # type: ignore[call-overload]
+        for model in ("tandem", "cloud")
+    )
+    said, wanted = pair.choices[0], alone.choices[0]
+    assert said.finish_reason == wanted.finish_reason
+    assert said.message.content == wanted.message.content
+    called, calls = (
+        [(call.function.name, call.function.arguments) for call in each.message.tool_calls or ()]
+        for each in (said, wanted)
+    )
+    assert called == calls
 
 
 def test_errors_have_the_sdk_classes(client: OpenAI) -> None:
