@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from backends.door import Answer, RawHeaders, Target, door, target
 from backends.http1 import Http1Transport
+from backends.http2 import Http2Transport, offers_http2
 from backends.http_errors import rejection, reported, scrub
 from gateway.core.errors import (
     LocalUnavailable,
@@ -132,6 +133,16 @@ class Clock:
 def _tls() -> ssl.SSLContext:
     # Reading the certificate bundle takes tens of milliseconds: once for all upstreams.
     return httpx.create_ssl_context(trust_env=False)
+
+
+@cache
+def _tls_http2() -> ssl.SSLContext:
+    return offers_http2(httpx.create_ssl_context(trust_env=False))
+
+
+def http2_transport() -> httpx.AsyncBaseTransport:
+    """HTTP/2 where the server chooses it, else as `default_transport`."""
+    return Http2Transport(_tls_http2(), Http1Transport(_tls()))
 
 
 def default_transport() -> httpx.AsyncBaseTransport:

@@ -12,7 +12,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
@@ -58,7 +58,7 @@ class Http1Transport(httpx.AsyncBaseTransport):
         return httpx.Response(
             answer.status,
             headers=answer.headers,
-            stream=_Body(answer),
+            stream=Body(answer),
             extensions={
                 "http_version": b"HTTP/1.1",
                 "reason_phrase": answer.reason,
@@ -189,11 +189,19 @@ class Http1Answer:
             self.connection.done()
 
 
-class _Body(httpx.AsyncByteStream):
+class Readable(Protocol):
+    """An answer as its body's reader sees it."""
+
+    def read(self) -> Awaitable[bytes]: ...
+
+    async def close(self) -> None: ...
+
+
+class Body(httpx.AsyncByteStream):
     """An answer's body in httpx's terms."""
 
-    def __init__(self, answer: Http1Answer) -> None:
-        self._answer: Http1Answer | None = answer
+    def __init__(self, answer: Readable) -> None:
+        self._answer: Readable | None = answer
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self

@@ -17,7 +17,7 @@ from backends import prefix
 from backends.base import Health, Options, Resources
 from backends.discovery import Served, served
 from backends.door import Answer, Target
-from backends.http import Clock, HttpUpstream, default_transport
+from backends.http import Clock, HttpUpstream, default_transport, http2_transport
 from backends.openai_options import OpenAIOptions
 from backends.openai_raw import RawDoor
 from backends.profiles import Continuation
@@ -58,11 +58,12 @@ class OpenAIBackend:
         assert base_url is not None  # OpenAIOptions has seen to it
         self._root = httpx.URL(base_url.removesuffix("/v1") + "/")
         self._api = self._root.join("v1/") if self.profile.versioned else httpx.URL(base_url + "/")
+        usual = http2_transport if options.http2 else default_transport
         self._http = HttpUpstream(
             name=name,
             host=self._api.netloc.decode("ascii"),
             zone=options.zone,
-            transport=(resources.transport or default_transport)(),
+            transport=(resources.transport or usual)(),
             api_key=options.api_key.get_secret_value() if options.api_key else None,
             timeouts=options.timeouts,
             max_body_bytes=options.max_body_bytes,

@@ -20,7 +20,8 @@ class OpenAIOptions(Options):
 
     `profile` names the provider where kind and address do not tell; `extra_features` and
     `without_features` correct it for one model (`images` for a vision model on vLLM), and
-    `continuation` says how it goes on with an answer that somebody else began.
+    `continuation` says how it goes on with an answer that somebody else began. `http2` asks over
+    one HTTP/2 connection where the server chooses it in its TLS handshake.
     """
 
     # A wrong key must not show up in the sentence that says it is wrong.
@@ -33,6 +34,7 @@ class OpenAIOptions(Options):
     extra_features: tuple[Feature, ...] = ()
     without_features: tuple[Feature, ...] = ()
     continuation: Continuation | None = None
+    http2: bool = False
     timeouts: Timeouts = Timeouts()
     max_event_bytes: int = Field(default=1024 * 1024, gt=0)
     max_body_bytes: int = Field(default=32 * 1024 * 1024, gt=0)
@@ -77,6 +79,8 @@ class OpenAIOptions(Options):
             raise ValueError(f"kind {self.kind} needs a base_url")
         if not self.model and not facts.self_hosted:
             raise ValueError(f"kind {self.kind} needs a model")
+        if self.http2 and not (self.base_url or facts.base_url or "").startswith("https://"):
+            raise ValueError("http2 needs a base_url that begins with https://")
         return self
 
     def price_or_listed(self) -> Price | None:
