@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import socket
 import ssl
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 
 from backends.http1 import FRESH, Http1Transport
 from backends.http1_connection import HIGH_WATER, MAX_HEAD
+from tests.fakes.tls import localhost
 from tests.fakes.upstream import Conversation, FakeUpstream, answer
 
 ONE_READ = 256 * 1024
@@ -254,19 +253,8 @@ def test_a_hundred_kilobytes() -> None:
 
 def test_tls(tmp_path: Path) -> None:
     """An upstream is spoken to over TLS if its certificate is trusted, and else not at all."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed")
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    command = [
-        openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-        "-nodes", "-keyout", str(key), "-out", str(certificate), "-days", "2",
-        "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost",
-    ]  # fmt: skip
-    subprocess.run(command, check=True, capture_output=True)
-    ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    ours.load_cert_chain(certificate, key)
-    trusting = ssl.create_default_context(cafile=str(certificate))
+    here = localhost(tmp_path)
+    ours, trusting = here.server(), here.client()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

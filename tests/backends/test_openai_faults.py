@@ -12,13 +12,15 @@ import json
 import random
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
 from typing import Any
 
 import pytest
 
 from backends.base import Resources
+from backends.http1 import Http1Transport
+from backends.http2 import Http2Transport, offers_http2
 from backends.openai import OpenAIBackend
 from backends.openai_options import OpenAIOptions
 from gateway.core.chat import ChatRequest, Endpoint
@@ -34,7 +36,9 @@ from gateway.core.errors import (
 from gateway.core.events import Document, Event, Finish, TextDelta, is_content
 from gateway.core.exchange import Call
 from gateway.core.routing import Zone
+from tests.fakes.http2_upstream import Http2Upstream
 from tests.fakes.ports import full_backlog, unused_port
+from tests.fakes.tls import Localhost, localhost
 from tests.fakes.upstream import (
     DONE,
     Conversation,
@@ -64,9 +68,47 @@ def request(stream: bool = True) -> ChatRequest:
     )
 
 
+class Wire:
+    """What the upstreams of a test are spoken to over: HTTP/2 if there is a certificate for it."""
+
+    def __init__(self) -> None:
+        self.tls: Localhost | None = None
+
+    def upstream(self, *scripts: Script) -> FakeUpstream:
+        if self.tls is None:
+            return FakeUpstream(*scripts)
+        return Http2Upstream(*scripts, tls=self.tls.server("h2"))
+
+    def resources(self) -> Resources:
+        if (tls := self.tls) is None:
+            return Resources()
+        return Resources(
+            transport=lambda: Http2Transport(
+                offers_http2(tls.client()), Http1Transport(tls.client())
+            )
+        )
+
+
+WIRE = Wire()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Localhost:
+    return localhost(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(autouse=True, params=["HTTP/1.1", "HTTP/2"])
+def over(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test runs on both wires."""
+    if request.param == "HTTP/2":
+        WIRE.tls = request.getfixturevalue("certificate")
+    yield
+    WIRE.tls = None
+
+
 def backend(base_url: str, **options: Any) -> OpenAIBackend:
     options = {"kind": "vllm", "model": "m", "timeouts": PATIENT, **options}
-    return OpenAIBackend("box", OpenAIOptions(base_url=base_url, **options), Resources())
+    return OpenAIBackend("box", OpenAIOptions(base_url=base_url, **options), WIRE.resources())
 
 
 async def collect(
@@ -86,7 +128,7 @@ def run(
     *scripts: Script, stream: bool = True, deadline_s: float | None = None, **options: Any
 ) -> tuple[list[Event], TandemError | None, FakeUpstream]:
     async def scenario() -> tuple[list[Event], TandemError | None, FakeUpstream]:
-        async with FakeUpstream(*scripts) as fake:
+        async with WIRE.upstream(*scripts) as fake:
             upstream = backend(fake.base_url, **options)
             deadline = None if deadline_s is None else time.monotonic() + deadline_s
             try:
@@ -133,7 +175,7 @@ def test_well_behaved() -> None:
     """A stream that does everything right arrives whole, and its connection is used again."""
 
     async def scenario() -> None:
-        async with FakeUpstream(sse(role(), chunk("hé"), finish(), usage(2, 1), DONE)) as fake:
+        async with WIRE.upstream(sse(role(), chunk("hé"), finish(), usage(2, 1), DONE)) as fake:
             upstream = backend(fake.base_url)
             for _ in range(3):
                 events, error = await collect(upstream, request(), Call(id="r"))
@@ -273,7 +315,7 @@ def test_slow_reader_is_not_the_upstreams_fault() -> None:
     """Time that our own reader takes does not count as the upstream's silence."""
 
     async def scenario() -> None:
-        async with FakeUpstream(sse(chunk("a"), chunk("b"), finish(), DONE)) as fake:
+        async with WIRE.upstream(sse(chunk("a"), chunk("b"), finish(), DONE)) as fake:
             upstream = backend(fake.base_url, timeouts={**QUICK, "idle": 0.2})
             text = ""
             async with aclosing(upstream.stream(request(), Call(id="r"))) as events:
@@ -366,7 +408,7 @@ def test_row_14_endless_line() -> None:
             await conversation.chunk(b"data: " + b"x" * 8192)
 
     async def scenario() -> None:
-        async with FakeUpstream(streaming(chunk("one"), endless)) as fake:
+        async with WIRE.upstream(streaming(chunk("one"), endless)) as fake:
             upstream = backend(fake.base_url, max_event_bytes=64 * 1024)
             events, error = await collect(upstream, request(), Call(id="r"))
             assert text_of(events) == "one"
@@ -439,7 +481,7 @@ def test_row_18_redirect() -> None:
     """A redirect is never followed, not even to the same host."""
 
     async def moved(conversation: Conversation) -> None:
-        target = f"http://{conversation.request.headers['host']}/v1/elsewhere"
+        target = f"http://{conversation.request.headers.get('host', 'localhost')}/v1/elsewhere"
         await conversation.head(307, location=target, content_length="0")
         conversation.keep_alive = True
 
@@ -490,7 +532,7 @@ def test_row_29_cancelling_hangs_up(after: int) -> None:
 
     async def scenario() -> None:
         content = [chunk("one")] * after
-        async with FakeUpstream(streaming(role(), *content, hang)) as fake:
+        async with WIRE.upstream(streaming(role(), *content, hang)) as fake:
             upstream = backend(fake.base_url)
             events = upstream.stream(request(), Call(id="r"))
             for _ in range(1 + after):
@@ -506,7 +548,7 @@ def test_cancelled_task_hangs_up() -> None:
     """Cancelling the task that waits for the upstream closes its socket too."""
 
     async def scenario() -> None:
-        async with FakeUpstream(hang) as fake:
+        async with WIRE.upstream(hang) as fake:
             upstream = backend(fake.base_url)
             task = asyncio.create_task(collect(upstream, request(), Call(id="r")))
             while not fake.requests:
@@ -537,7 +579,7 @@ def test_outside_the_zone_no_connection_is_opened() -> None:
     """A request that must stay in the organisation opens no socket to a public upstream."""
 
     async def scenario() -> None:
-        async with FakeUpstream(answer("leak")) as fake:
+        async with WIRE.upstream(answer("leak")) as fake:
             upstream = backend(fake.base_url, zone="public")
             call = Call(id="r", zone=Zone.ORGANISATION)
             _, error = await collect(upstream, request(), call)
