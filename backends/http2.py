@@ -116,6 +116,7 @@ class Http2Transport(httpx.AsyncBaseTransport):
         task = self._opening.get(origin)
         if task is None:
             task = asyncio.create_task(self._connect(origin, connect_s))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen
             self._opening[origin] = task
         # Not awaited itself: one who is cancelled must not take it from the others.
         await asyncio.wait({task})

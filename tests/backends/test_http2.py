@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
@@ -17,17 +18,20 @@ import pytest
 from h2.errors import ErrorCodes
 
 from backends import http as http_module
+from backends import http2_connection
 from backends.base import Resources
 from backends.http1 import FRESH, Http1Transport
 from backends.http2 import ENOUGH, Http2Transport, offers_http2
 from backends.http2_connection import STREAM_WINDOW
 from backends.openai import OpenAIBackend
 from backends.openai_options import OpenAIOptions
+from gateway.config import ConfigError, loads
 from gateway.core.chat import ChatRequest, Endpoint
 from gateway.core.errors import TandemError, UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from gateway.core.events import Event, TextDelta
 from gateway.core.exchange import Call
 from tests.fakes.http2_upstream import Http2Conversation, Http2Upstream
+from tests.fakes.ports import unused_port
 from tests.fakes.running import running
 from tests.fakes.tls import Localhost, localhost
 from tests.fakes.upstream import (
@@ -469,6 +473,44 @@ def test_a_server_of_others(here: Localhost) -> None:
     asyncio.run(scenario())
 
 
+def test_nobody_waits_for_a_failure() -> None:
+    """A connection that cannot be made, and that nobody wants any more, leaves no complaint."""
+    complaints: list[Any] = []
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, what: complaints.append(what))
+        tls = ssl.create_default_context()
+        client = Http2Transport(offers_http2(tls), Http1Transport(tls))
+        asked = asyncio.create_task(exchange(client, f"https://127.0.0.1:{unused_port()}/"))
+        await asyncio.sleep(0)
+        asked.cancel()
+        await asyncio.wait({asked})
+        with pytest.raises(httpx.ConnectError):
+            await exchange(client, f"https://127.0.0.1:{unused_port()}/")
+        await client.aclose()
+
+    asyncio.run(scenario())
+    gc.collect()
+    assert complaints == []
+
+
+def test_given_up_in_silence(here: Localhost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who gives up on a connection that has been silent too long takes it out of use."""
+    monkeypatch.setattr(http2_connection, "SILENT_S", 0.0)
+
+    async def scenario() -> None:
+        async with upstream_of(here, hang, says(b"ok")) as upstream, transport(here) as client:
+            work = asyncio.create_task(exchange(client, upstream.base_url))
+            await until(lambda: upstream.requests)
+            work.cancel()
+            await asyncio.wait({work})
+            assert await exchange(client, upstream.base_url) == (200, b"ok")
+            assert upstream.connections == 2
+            await until(lambda: upstream.resets == [ErrorCodes.CANCEL])
+
+    asyncio.run(scenario())
+
+
 # As a backend, and through a gateway.
 
 
@@ -638,6 +680,13 @@ def test_client_leaves_a_gateway(trusted: Localhost) -> None:
 
 
 def test_only_over_tls() -> None:
-    """http2 without https is refused."""
-    with pytest.raises(ValueError, match="https://"):
-        OpenAIOptions(kind="vllm", base_url="http://box:8000", http2=True)
+    """http2 without https is refused, with the upstream's line."""
+    with pytest.raises(ConfigError, match="4:.*box: http2 needs .* https://"):
+        loads(
+            """
+upstreams:
+  cloud: {kind: groq, model: m, http2: true}
+  box: {kind: vllm, base_url: "http://box:8000", http2: true}
+""",
+            env={},
+        )
