@@ -10,7 +10,9 @@ PACKAGES = ("gateway", "backends", "router_policies")
 
 DOORS = {
     "backends.http1": "the one HTTP client of upstreams, behind the zone check of backends.http",
+    "backends.http2": "the same where an upstream speaks HTTP/2, behind the same check",
     "backends.speculative.client": "sessions with a companion, behind a zone check of their own",
+    "backends.speculative.transport": "opens those sessions' sockets",
     "backends.speculative.backend": "opens its sessions there",
     "backends.http": "makes that client",
     "backends.openai": "has one, for its own upstream",
@@ -27,7 +29,7 @@ CLIENTS = frozenset(
     "AsyncClient Client HTTPTransport AsyncHTTPTransport create_connection open_connection connect "
     "connect_ex create_unix_connection open_unix_connection sock_connect urlopen HTTPConnection "
     "HTTPSConnection ClientSession from_url sendto create_datagram_endpoint "
-    "default_transport Http1Transport".split()
+    "default_transport http2_transport Http1Transport Http2Transport".split()
 )
 
 

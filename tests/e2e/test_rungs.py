@@ -93,7 +93,7 @@ def test_it_says_what_the_upstream_says(
             whole = await ask(front, pair)
             assert whole.json()["choices"][0]["message"]["content"] == theirs["message"]["content"]
             assert whole.json()["choices"][0]["finish_reason"] == theirs["finish_reason"]
-            assert whole.headers["x-tandem-spec"].startswith(f"{strategy};acceptance=")
+            assert whole.headers["x-tandem-spec"].startswith(f"{strategy};alpha=")
             streamed = await ask(front, pair, stream=True)
             assert said(streamed.text) == theirs["message"]["content"]
             assert streamed.text.endswith("data: [DONE]\n\n")

@@ -195,14 +195,14 @@ def test_no_rung_is_used_that_it_does_not_bear(ours: Serving, pair: str) -> None
 
         plain, _ = said("flat")
         first, how = said(pair)
-        assert (first, how.partition(";acc")[0]) == (plain, "stream;probing")
+        assert (first, how.partition(";alpha")[0]) == (plain, "stream;probing")
         deadline = time.monotonic() + 60
         while (state := http.get(f"/v1/models/{pair}").json()["speculation"])["state"] == "probing":
             assert time.monotonic() < deadline
             time.sleep(0.05)
         assert state["state"] == "dropped"
         again, how = said(pair)
-        assert (again, how.partition(";acc")[0]) == (plain, f"stream;{state['reason']}")
+        assert (again, how.partition(";alpha")[0]) == (plain, f"stream;{state['reason']}")
 
 
 def test_where_prompts_are_billed_nothing_is_tried(ours: Serving) -> None:

@@ -83,7 +83,7 @@ class Answer:
         self._drafting, self._plain, self._window = Pace(), Pace(), Pace()
         self._windows: list[float] = []
         self._round_s = PATIENCE_S
-        self._drafted = self._accepted = self._rounds = 0
+        self._drafted = self._accepted = self._missed = self._rounds = 0
         self._read = self._wrote = 0
         self.surprise = ""
 
@@ -247,7 +247,9 @@ class Answer:
             raise Surprise("tokenizer")
         self._rounds += 1
         self._drafted += len(drafts)
-        self._accepted += sum(d == s.token for d, s in zip(drafts, said, strict=False))
+        held = sum(d == s.token for d, s in zip(drafts, said, strict=False))
+        self._accepted += held
+        self._missed += held < len(drafts)  # one is tried and fails; those behind it are not tried
         return said
 
     async def _settle(self, said: Sequence[wire.Said]) -> TextDelta | None:
@@ -299,12 +301,15 @@ class Answer:
         raise UpstreamBroken("The upstream ended its stream without a finish.")
 
     def _report(self) -> SpeculationReport:
+        tried = self._accepted + self._missed
         return SpeculationReport(
             strategy=f"{NAME};{self._why_plain}" if self._why_plain else NAME,
             drafted=self._drafted,
             accepted=self._accepted,
             rounds=self._rounds,
             gain=self._gain(),
+            tokens=self._accepted + self._rounds,
+            alpha=self._accepted / tried if tried else None,
             verified=Usage(prompt_tokens=self._read, completion_tokens=self._wrote),
         )
 

@@ -176,6 +176,7 @@ class OneShot:
             accepted=held,
             rounds=passes,
             gain=gain if drafted else 1.0,
+            alpha=held / (held + failed) if held + failed else None,
         )
 
 
