@@ -34,6 +34,14 @@ REQUEST_ID_HEADERS = (
 )
 """OpenAI, Groq, Together, Fireworks and vLLM; Anthropic; DeepSeek; Mistral; OpenRouter."""
 
+_TOO_LONG = re.compile(
+    r"maximum (context|model|sequence) len|context (length|window)|prompt is too long"
+    r"|too many (input )?tokens|exceeds? the available context|inputs. tokens \+ .max_new_tokens",
+    re.IGNORECASE,
+)
+"""How servers that have no code for it say that a prompt is too long: vLLM, SGLang, llama-server,
+Together, TGI."""
+
 _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
@@ -108,7 +116,7 @@ def of_status(
             status=status,
             type=_kept(error.type or "invalid_request_error", secrets, MAX_WORD),
             param=_kept(error.param, secrets, MAX_WORD) if error.param else None,
-            code=_kept(error.code, secrets, MAX_WORD) if error.code else None,
+            code=_code(status, error, secrets),
         )
     if status >= 500:
         # No words of its own: a 5xx may hold a traceback, with the prompt in it, and helps nobody
@@ -117,6 +125,13 @@ def of_status(
         what = scrub(what, secrets)
         return UpstreamFailed(f"{at} failed ({what}).{asked}", retry_after=retry_after)
     return UpstreamBroken(f"{at} answered with status {status}.")
+
+
+def _code(status: int, error: ErrorBody, secrets: tuple[str, ...]) -> str | None:
+    """The upstream's own, but OpenAI's where a prompt is too long."""
+    if status in (400, 413, 422) and _TOO_LONG.search(error.message):
+        return "context_length_exceeded"
+    return _kept(error.code, secrets, MAX_WORD) if error.code else None
 
 
 def _request_id(headers: Mapping[str, str]) -> str:

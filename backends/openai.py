@@ -20,7 +20,7 @@ from backends.door import Answer, Target
 from backends.http import Clock, HttpUpstream, default_transport, http2_transport
 from backends.openai_options import OpenAIOptions
 from backends.openai_raw import RawDoor
-from backends.profiles import Continuation
+from backends.profiles import Continuation, Reasoning
 from backends.rate_limits import RateLimits
 from backends.rate_limits import read as read_limits
 from gateway.core.chat import ChatRequest, Endpoint, Feature
@@ -31,6 +31,7 @@ from gateway.core.routing import Upstream
 from gateway.core.sink import Sink
 from gateway.wire import vectors
 from gateway.wire.chunk_stream import ChunkStream
+from gateway.wire.inline_reasoning import InlineReasoning
 from gateway.wire.openai import Malformed, Reported, read_document
 from gateway.wire.openai_body import openai_body
 from gateway.wire.openai_embeddings import read_embeddings
@@ -74,6 +75,7 @@ class OpenAIBackend:
         self.raw = RawDoor(self._http, root=self._root, api=self._api)
         """For those who must say what no ChatRequest can: probes, lists of token ids."""
         self._goes_on, self._repeats = options.goes_on()
+        self._thinks = options.thinks()
         self._learned = not self.profile.self_hosted
         self._upstream = Upstream(
             name=name,
@@ -137,12 +139,15 @@ class OpenAIBackend:
                 if request.endpoint is Endpoint.EMBEDDINGS:
                     yield self._embeddings(document, request)
                 else:
-                    yield self._document(document, own_wire)
+                    thoughts = self._thoughts(request)
+                    whole = thoughts.document(document) if thoughts else document
+                    yield self._document(whole, own_wire)
                 return
             stream = ChunkStream(
                 own_wire=own_wire,
                 usage_paths=self.profile.usage_paths,
                 max_frame=self.options.max_event_bytes,
+                thoughts=self._thoughts(request),
             )
             sink: Sink | None = None
             while not (stream.done or sink) and (part := await self._http.part(answer, clock)):
@@ -288,6 +293,17 @@ class OpenAIBackend:
             chat = request.endpoint is Endpoint.CHAT
             path = "chat/completions" if chat else "completions"
         return self._targets[path]
+
+    def _thoughts(self, request: ChatRequest) -> InlineReasoning | None:
+        """Who takes thoughts out of the text; nobody where they cannot be, or are the client's.
+
+        Who goes on with a text is past its thoughts.
+        """
+        if request.endpoint is not Endpoint.CHAT or request.continues:
+            return None
+        if self._thinks not in (Reasoning.INLINE, Reasoning.INLINE_OPEN):
+            return None
+        return InlineReasoning(opened=self._thinks is Reasoning.INLINE_OPEN)
 
     def _flaw(self, error: FrameTooLarge | Malformed | Reported, what: str) -> TandemError:
         """The error for an answer that cannot be read, or is an error itself."""

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, SecretStr, field_validator, model_valida
 from backends.base import Options
 from backends.http import Timeouts
 from backends.prices import listed_price
-from backends.profiles import PROFILES, Continuation, Profile, profile_for
+from backends.profiles import PROFILES, Continuation, Profile, Reasoning, profile_for
 from gateway.core.chat import Feature
 from gateway.core.routing import Price
 
@@ -20,8 +20,9 @@ class OpenAIOptions(Options):
 
     `profile` names the provider where kind and address do not tell; `extra_features` and
     `without_features` correct it for one model (`images` for a vision model on vLLM), and
-    `continuation` says how it goes on with an answer that somebody else began. `http2` asks over
-    one HTTP/2 connection where the server chooses it in its TLS handshake.
+    `continuation` says how it goes on with an answer that somebody else began. `reasoning` says
+    where its thoughts are: `inline` takes `<think>…</think>` out of the text, `none` leaves it in.
+    `http2` asks over one HTTP/2 connection where the server chooses it in its TLS handshake.
     """
 
     # A wrong key must not show up in the sentence that says it is wrong.
@@ -35,6 +36,7 @@ class OpenAIOptions(Options):
     without_features: tuple[Feature, ...] = ()
     continuation: Continuation | None = None
     http2: bool = False
+    reasoning: Reasoning | None = None
     timeouts: Timeouts = Timeouts()
     max_event_bytes: int = Field(default=1024 * 1024, gt=0)
     max_body_bytes: int = Field(default=32 * 1024 * 1024, gt=0)
@@ -92,6 +94,9 @@ class OpenAIOptions(Options):
 
     def facts(self) -> Profile:
         return profile_for(self.kind, self.base_url, self.profile)
+
+    def thinks(self) -> Reasoning:
+        return self.facts().reasoning if self.reasoning is None else self.reasoning
 
     def goes_on(self) -> tuple[Continuation, bool]:
         """How it goes on with a chat answer, and whether it may say the beginning again."""

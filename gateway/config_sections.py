@@ -110,10 +110,11 @@ class Alias(Section):
     """A model name that stands for several upstreams, in the operator's order.
 
     `min_bits` takes out what is known to have fewer bits a weight. `balance` are the groups of
-    candidates that share the load; None: those that are the same in all that matters. The rest is
-    for the learned policy: `prefer` names a set of weights, `weights` gives them; `cloud_share`
-    keeps a share of requests on upstreams that are not local instead; `spend_cap_usd_per_hour`
-    stops those for the hour.
+    candidates that share the load; None: those that are the same in all that matters. With
+    `bigger_context` a prompt that an upstream refused as too long is tried where there is more
+    room; without, that error is the answer. The rest is for the learned policy: `prefer` names a
+    set of weights, `weights` gives them; `cloud_share` keeps a share of requests on upstreams that
+    are not local instead; `spend_cap_usd_per_hour` stops those for the hour.
     """
 
     candidates: Annotated[Names, Field(min_length=1)]
@@ -121,6 +122,7 @@ class Alias(Section):
     deadline: Duration | None = None
     min_bits: Annotated[float, Field(ge=0, le=64)] | None = None
     balance: Balance = None
+    bigger_context: bool = False
     prefer: Literal["balanced", "cheap", "fast", "quality"] | None = None
     weights: WeightsSection | None = None
     cloud_share: Annotated[float, Field(ge=0, le=1)] | None = None

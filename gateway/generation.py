@@ -303,6 +303,7 @@ def rulebook(
             min_bits=alias.min_bits,
             conversations=conversations if "sticky" in alias.policy else None,
             groups=alias.balance,
+            bigger_context=alias.bigger_context,
         )
         for name, alias in config.aliases.items()
     }

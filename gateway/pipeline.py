@@ -169,8 +169,11 @@ class Pipeline:
             priority=exchange.priority,
         )
         last: TandemError | None = None
+        outgrown: Upstream | None = None  # who refused the prompt as too long
         for candidate in plan.route.candidates:
             upstream = candidate.upstream
+            if outgrown is not None and not _is_bigger(upstream, outgrown):
+                continue
             # The filters did this; a policy of somebody else's making must not undo it. The
             # backend's own client looks a third time.
             if not plan.zone.admits(upstream.zone):
@@ -187,7 +190,11 @@ class Pipeline:
                 await opened.until_content()
             except BaseException as error:
                 await self._abandon(opened, draft, error)
-                if not (isinstance(error, TandemError) and error.retryable):
+                if not isinstance(error, TandemError):
+                    raise
+                if error.code == "context_length_exceeded" and self._may_outgrow(exchange):
+                    outgrown = upstream
+                elif not error.retryable:
                     raise
                 last = error
                 continue
@@ -201,6 +208,11 @@ class Pipeline:
             code="no_healthy_upstream",
             retry_after=1,
         )
+
+    def _may_outgrow(self, exchange: Exchange) -> bool:
+        """Whether a prompt that is too long for one upstream may go to a bigger one."""
+        alias = self.planner.rulebook.aliases.get(exchange.request.model)
+        return alias is not None and alias.bigger_context
 
     def _relay(
         self,
@@ -385,3 +397,10 @@ class Pipeline:
             draft.zone = exchange.zone.label
         note_end(draft, error)
         self._record(draft.freeze())
+
+
+def _is_bigger(upstream: Upstream, outgrown: Upstream) -> bool:
+    """Whether it is known to have more context; the filters have seen that the prompt fits."""
+    if upstream.context is None:
+        return False
+    return outgrown.context is None or upstream.context > outgrown.context

@@ -38,8 +38,9 @@ class Alias:
     """A model name that stands for several upstreams, and how to choose among them.
 
     `groups` are those that stand equal, with their weights; None: who is the same in all that
-    matters (balance.py). `assessor` is there if the policy goes by predictions, `conversations` if
-    it wants to know who answered last.
+    matters (balance.py). `bigger_context`: a prompt that an upstream refused as too long goes to
+    the next one with more context. `assessor` is there if the policy goes by predictions,
+    `conversations` if it wants to know who answered last.
     """
 
     candidates: tuple[str, ...]
@@ -49,6 +50,7 @@ class Alias:
     min_bits: float | None = None
     conversations: Conversations | None = None
     groups: Groups | None = None
+    bigger_context: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

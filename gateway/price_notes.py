@@ -11,7 +11,7 @@ from backends.base import Options
 from gateway.core.registry import load
 from gateway.core.routing import Tier
 
-STALE_DAYS: Final = 180
+STALE_DAYS: Final = 90
 
 
 def price_notes(upstreams: Mapping[str, Options], today: date) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
-from backends.profiles.base import Continuation, Others, Predicts, Profile, Surface
+from backends.profiles.base import Continuation, Others, Predicts, Profile, Reasoning, Surface
 from backends.profiles.clouds import CLOUDS
 from backends.profiles.servers import SERVERS
 
@@ -16,6 +16,7 @@ __all__ = [
     "Others",
     "Predicts",
     "Profile",
+    "Reasoning",
     "Surface",
     "profile_for",
 ]

@@ -107,7 +107,8 @@ class Reasoning(StrEnum):
     CONTENT = "reasoning_content"
     FIELD = "reasoning"
     PARTS = "thinking parts"  # of a content that is a list
-    TAGS = "<think>"  # inside the text itself, which is passed on as it is
+    INLINE = "inline"  # the text begins with `<think>…</think>`, which is taken out of it
+    INLINE_OPEN = "inline_open"  # the same, where the prompt's template has written `<think>`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

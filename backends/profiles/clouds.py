@@ -125,7 +125,7 @@ FIREWORKS = Profile(
 PERPLEXITY = Profile(
     # "Chat Completions" reference: no tools, no seed; each chunk repeats text and usage so far in
     # members that we do not read, and `delta` has what is new. Usage says the cost, which a price
-    # per token cannot: each request's search is billed too. † `cost.total_cost`; thoughts stay in
+    # per token cannot: each request's search is billed too. † `cost.total_cost`; thoughts are in
     # the text.
     name="perplexity",
     base_url="https://api.perplexity.ai",
@@ -133,7 +133,7 @@ PERPLEXITY = Profile(
     renames=OLD_LIMIT,
     stream_usage=False,
     reports_cost=True,
-    reasoning=Reasoning.TAGS,
+    reasoning=Reasoning.INLINE,
 )
 
 MISTRAL = Profile(

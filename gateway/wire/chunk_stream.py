@@ -13,6 +13,7 @@ from dataclasses import replace
 import orjson
 
 from gateway.core.events import Event, ReasoningDelta, TextDelta
+from gateway.wire.inline_reasoning import InlineReasoning
 from gateway.wire.openai import ChunkReader, Malformed, Reported, read_error
 from gateway.wire.sse import DONE, SseDecoder, SseFrame
 
@@ -117,7 +118,11 @@ class TextLane:
 
 
 class ChunkStream:
-    """One stream's bytes to events. `own_wire`: events carry the frames they came from."""
+    """One stream's bytes to events. `own_wire`: events carry the frames they came from.
+
+    `thoughts` splits texts that hold the model's reasoning; frames that it changed are written
+    anew, with all their other members.
+    """
 
     def __init__(
         self,
@@ -125,9 +130,11 @@ class ChunkStream:
         own_wire: bool,
         usage_paths: tuple[tuple[str, ...], ...] = (("usage",),),
         max_frame: int = 1 << 20,
+        thoughts: InlineReasoning | None = None,
     ) -> None:
         self._own_wire = own_wire
         self._max_frame = max_frame
+        self._thoughts = thoughts
         self._sse = SseDecoder(max_frame)
         self._reader = ChunkReader(usage_paths)
         self._lane = TextLane(usage_paths)
@@ -176,9 +183,21 @@ class ChunkStream:
             return []  # a comment: the gateway sends its own
         if frame.data == DONE:
             self.done = True
-            return []
+            rest = self._thoughts.rest() if self._thoughts else None
+            return self._events(rest, _framed(rest)) if rest else []
         if frame.event == "error":
             raise Reported(read_error(frame.data))
-        events = self._reader.read(frame.data, frame.raw if self._own_wire else None)
-        self._lane.learn(frame.raw, events)
+        split = self._thoughts.chunk(frame.data) if self._thoughts else None
+        if split is not None:
+            return self._events(split, _framed(split))
+        events = self._events(frame.data, frame.raw)
+        if self._thoughts is None or self._thoughts.settled:
+            self._lane.learn(frame.raw, events)
         return events
+
+    def _events(self, data: bytes, raw: bytes) -> list[Event]:
+        return self._reader.read(data, raw if self._own_wire else None)
+
+
+def _framed(data: bytes) -> bytes:
+    return b"data: " + data + b"\n\n"

@@ -126,3 +126,19 @@ def test_a_request_id_is_an_id_and_no_key() -> None:
 def test_groq_flex_full_is_overload() -> None:
     """Groq's 498 says that its flex tier is full: another upstream may answer."""
     assert isinstance(error(498), UpstreamOverloaded)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens",
+        "The input (5000 tokens) is longer than the model's context length (4096 tokens).",
+        "the request exceeds the available context size, try increasing it",
+        "`inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000",
+    ],
+)
+def test_row_23_too_long_has_one_code(message: str) -> None:
+    """Servers without a code for a prompt that is too long get OpenAI's; other 400s keep theirs."""
+    got = error(400, {"error": {"message": message, "code": 400}})
+    assert (got.status, got.code, got.retryable) == (400, "context_length_exceeded", False)
+    assert error(400, {"error": {"message": "temperature is too high", "code": "t"}}).code == "t"

@@ -57,14 +57,15 @@ LEAVES = 0.1
 """The share of clients that hang up midway."""
 
 
-def config(base_url: str) -> str:
+def config(base_url: str, cache: str) -> str:
     times = {"connect": 1, "first_content": 1, "idle": 1, "document": 2}
     shared = {"kind": "openai", "profile": "openai", "base_url": base_url, "timeouts": times}
     caps = {"max_body_bytes": 1_000_000, "max_event_bytes": 100_000}
     upstreams = {name(plan): {**shared, **caps, "model": plan} for plan in PLANS}
     both = {plan: list(dict.fromkeys([name(plan), "ok"])) for plan in PLANS}
     aliases = {f"{name(plan)}-or-ok": {"candidates": both[plan]} for plan in PLANS}
-    return json.dumps({"upstreams": upstreams, "models": aliases})
+    kept = {"exact": {"memory": cache}}
+    return json.dumps({"upstreams": upstreams, "models": aliases, "cache": kept})
 
 
 def name(plan: str) -> str:
@@ -172,12 +173,13 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--cache", default="off", help="its size; while it fills, memory grows")
     options = parser.parse_args()
     counts = Counts()
     async with FakeUpstream(by_request()) as upstream:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "tandem.yaml"
-            path.write_text(config(upstream.base_url))
+            path.write_text(config(upstream.base_url, options.cache))
             starting = serve("-c", str(path))
             serving = await asyncio.to_thread(starting.__enter__)
             try:

@@ -179,6 +179,8 @@ def test_the_record_and_the_trace_agree(http: httpx.Client) -> None:
     body = {**BODY, "stream": True, "mirostat": 2}
     answer = http.post(CHAT, json=body, headers={"x-tandem-trace": "1"})
     assert answer.headers["x-tandem-ignored"] == "mirostat"
+    refused = http.post(CHAT, json=body, headers={"x-tandem-strict-parameters": "true"})
+    assert (refused.status_code, error(refused)["param"]) == (400, "mirostat")
     *_, comment, done, _ = answer.text.split("\n\n")
     assert done == "data: [DONE]"
     traced = json.loads(comment.removeprefix(": tandem "))

@@ -37,44 +37,50 @@ def chat(**body: Any) -> ChatRequest:
     )
 
 
-@pytest.mark.parametrize(
-    ("kind", "field", "ignored"),
-    [
-        # vLLM reads what it knows and drops the rest; so do most servers one runs oneself.
-        ("vllm", "stop_token_ids", False),
-        ("vllm", "prediction", True),
-        ("vllm", "mirostat", True),
-        ("sglang", "regex", False),
-        ("sglang", "verbosity", True),
-        ("tgi", "guideline", False),
-        ("tgi", "parallel_tool_calls", True),
-        ("ollama", "reasoning_effort", False),
-        ("ollama", "keep_alive", True),
-        ("lmstudio", "ttl", False),
-        ("lmstudio", "prediction", True),
-        ("llama-server", "mirostat", False),
-        ("llama-server", "guided_json", True),
-        # These would refuse the request for it, so it is left out.
-        ("tensorrt-llm", "stop_token_ids", False),
-        ("tensorrt-llm", "prediction", True),
-        ("tensorrt-llm", "parallel_tool_calls", True),
-        ("mistral", "safe_prompt", False),
-        ("mistral", "web_search_options", True),
-        ("groq", "verbosity", True),
-        ("groq", "reasoning_format", False),
-        ("cerebras", "verbosity", True),
-        ("cerebras", "reasoning_effort", False),
-        ("deepseek", "verbosity", True),
-        ("deepseek", "thinking", False),
-        # Their servers say themselves what they do not know, or nobody says.
-        ("openai", "made_up", False),
-        ("openrouter", "made_up", False),
-        ("together", "made_up", False),
-        ("fireworks", "made_up", False),
-        ("perplexity", "search_recency_filter", False),
-        ("companion", "made_up", False),
-    ],
-)
+MATRIX = [
+    # vLLM reads what it knows and drops the rest; so do most servers one runs oneself.
+    ("vllm", "stop_token_ids", False),
+    ("vllm", "prediction", True),
+    ("vllm", "mirostat", True),
+    ("sglang", "regex", False),
+    ("sglang", "verbosity", True),
+    ("tgi", "guideline", False),
+    ("tgi", "parallel_tool_calls", True),
+    ("ollama", "reasoning_effort", False),
+    ("ollama", "keep_alive", True),
+    ("lmstudio", "ttl", False),
+    ("lmstudio", "prediction", True),
+    ("llama-server", "mirostat", False),
+    ("llama-server", "guided_json", True),
+    # These would refuse the request for it, so it is left out.
+    ("tensorrt-llm", "stop_token_ids", False),
+    ("tensorrt-llm", "prediction", True),
+    ("tensorrt-llm", "parallel_tool_calls", True),
+    ("mistral", "safe_prompt", False),
+    ("mistral", "web_search_options", True),
+    ("groq", "verbosity", True),
+    ("groq", "reasoning_format", False),
+    ("cerebras", "verbosity", True),
+    ("cerebras", "reasoning_effort", False),
+    ("deepseek", "verbosity", True),
+    ("deepseek", "thinking", False),
+    # Their servers say themselves what they do not know, or nobody says.
+    ("openai", "made_up", False),
+    ("openrouter", "made_up", False),
+    ("together", "made_up", False),
+    ("fireworks", "made_up", False),
+    ("perplexity", "search_recency_filter", False),
+    ("companion", "made_up", False),
+]
+"""(kind, a field, whether it is announced as ignored)"""
+
+
+def test_every_kind_is_in_the_matrix() -> None:
+    """A new profile cannot forget to say what it does with fields that it does not know."""
+    assert {kind for kind, _, _ in MATRIX} == set(PROFILES) & set(BACKENDS)
+
+
+@pytest.mark.parametrize(("kind", "field", "ignored"), MATRIX)
 def test_the_matrix(kind: str, field: str, ignored: bool) -> None:
     """What a provider would do nothing with is announced, and nothing else is."""
     asked = chat(**{field: VALUES.get(field, "x")})

@@ -6,9 +6,9 @@ import logging
 
 import pytest
 
-from tests.fakes.faults import SPELLINGS, fault
-from tests.fakes.fronting import KEY, misbehaving, run
-from tests.fakes.upstream import reply
+from tests.fakes.faults import SPELLINGS, fault, ok
+from tests.fakes.fronting import KEY, fronting, misbehaving, run
+from tests.fakes.upstream import FakeUpstream, reply
 
 RESTS_S = {
     "seconds": (7, 7),
@@ -126,5 +126,43 @@ def test_row_23_too_long_is_a_typed_error() -> None:
             assert answer.error["type"] == "invalid_request_error"
             assert answer.error["param"] == "messages"
             assert good.requests == []
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    ("contexts", "asked"),
+    [
+        ((8192, 16384), ["bad", "good"]),
+        ((None, 16384), ["bad", "good"]),
+        ((8192, 8192), ["bad"]),
+        ((8192, 4096), ["bad"]),
+        ((8192, None), ["bad"]),
+    ],
+)
+def test_row_23_more_context_where_the_alias_says_so(
+    contexts: tuple[int | None, int | None], asked: list[str]
+) -> None:
+    """With `bigger_context` it goes to who is known to have more, and to nobody else; the error is
+    the first one's where nobody has.
+    """
+
+    async def story() -> None:
+        async with FakeUpstream(fault("too-long")) as bad, FakeUpstream(ok) as good:
+            more = {
+                name: {"kind": "openai", "profile": "openai", "base_url": url, "model": name}
+                | ({"context": context} if context else {})
+                for name, url, context in zip(
+                    ("bad", "good"), (bad.base_url, good.base_url), contexts, strict=True
+                )
+            }
+            alias = {"candidates": ["bad", "good"], "bigger_context": True}
+            async with fronting({}, more=more, models={"auto": alias}) as front:
+                answer = await front.ask()
+                if "good" in asked:
+                    assert (answer.status, answer.text) == (200, "one two")
+                else:
+                    assert answer.error["code"] == "context_length_exceeded"
+                assert [name for name, _ in await front.attempts(answer)] == asked
 
     run(story())
