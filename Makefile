@@ -1,4 +1,4 @@
-BENCHES := overhead engine shared_prefix local_speculation embeddings memory faults scrape
+BENCHES := overhead engine shared_prefix local_speculation speculation stage2 balance detector embeddings memory faults scrape
 
 .PHONY: help setup serve demo test test-all check format bench train-demo-pair
 .DEFAULT_GOAL := help
