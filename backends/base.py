@@ -8,6 +8,7 @@ is made of in `parts`, gets them ready-built through `Resources`, and does not c
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -123,7 +124,7 @@ class Resources:
 
     `transport` makes the httpx transport that all egress goes through; a test puts a MockTransport
     there. `model_dir` is where a relative GGUF path is looked for. `pool` is the memory that local
-    models share.
+    models share. `clock` is monotonic, in seconds, and the one that a `Call`'s deadline is of.
     """
 
     backends: Mapping[str, Backend] = field(default_factory=dict)
@@ -131,6 +132,7 @@ class Resources:
     model_dir: Path = Path("models")
     threads: int | None = None
     pool: ModelPool | None = None
+    clock: Callable[[], float] = time.monotonic
 
 
 def part_of(backends: Mapping[str, Backend], part: str, whole: str) -> Backend:

@@ -61,15 +61,25 @@ class Clock:
     """What one attempt may still wait for: first content, idle between contents, total deadline.
 
     Only waiting for the upstream counts. A slow reader of ours holds the generator, not the clock:
-    `restart` is called when it comes back for more. `stop` it at the attempt's end.
+    `restart` is called when it comes back for more. `stop` it at the attempt's end. `now` is the
+    monotonic time that deadlines are of.
     """
 
-    def __init__(self, upstream: str, timeouts: Timeouts, call: Call, *, streaming: bool) -> None:
+    def __init__(
+        self,
+        upstream: str,
+        timeouts: Timeouts,
+        call: Call,
+        *,
+        streaming: bool,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._upstream = upstream
+        self._now = now
         self._idle = timeouts.idle
         self._deadline = math.inf if call.deadline is None else call.deadline
         first = timeouts.first_content if streaming else timeouts.document
-        self._until = time.monotonic() + first
+        self._until = now() + first
         self._waiting_for = f"no content within {first:g} s"
         # One timer for the attempt, which looks when it fires: a timer for each wait costs more
         # than the rest of relaying a chunk.
@@ -81,7 +91,7 @@ class Clock:
 
     def restart(self) -> None:
         """Content has come, and has been taken."""
-        self._until = time.monotonic() + self._idle
+        self._until = self._now() + self._idle
         self._waiting_for = ""
 
     def stop(self) -> None:
@@ -111,13 +121,13 @@ class Clock:
     def _set(self) -> None:
         self.stop()
         self._due = self._until
-        left = min(self._until, self._deadline) - time.monotonic()
+        left = min(self._until, self._deadline) - self._now()
         self._timer = self._loop.call_later(max(left, 0.0), self._look)
 
     def _look(self) -> None:
         """Cancel whoever waits if the time is over; else come back when it may be."""
         self._timer = None
-        if time.monotonic() < min(self._until, self._deadline):
+        if self._now() < min(self._until, self._deadline):
             self._set()
         elif self._waiting is not None:
             self._fired = True
@@ -163,8 +173,10 @@ class HttpUpstream:
         api_key: str | None = None,
         timeouts: Timeouts | None = None,
         max_body_bytes: int = 32 * 1024 * 1024,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
+        self._now = now
         self._zone = zone
         self._transport = transport
         self._timeouts = timeouts or Timeouts()
@@ -189,7 +201,7 @@ class HttpUpstream:
         return target(method, url, self._headers)
 
     def clock(self, call: Call, *, streaming: bool) -> Clock:
-        return Clock(self.name, self._timeouts, call, streaming=streaming)
+        return Clock(self.name, self._timeouts, call, streaming=streaming, now=self._now)
 
     async def post(
         self, to: Target, body: bytes, call: Call, clock: Clock, *, expect: str
@@ -268,7 +280,8 @@ class HttpUpstream:
 
         Raises UpstreamError.
         """
-        clock = Clock(self.name, Timeouts(document=timeout_s), Call(id="health"), streaming=False)
+        limit, call = Timeouts(document=timeout_s), Call(id="health")
+        clock = Clock(self.name, limit, call, streaming=False, now=self._now)
         answer = None
         try:
             answer = await self._ask(self.target(url, "GET"), b"", clock)

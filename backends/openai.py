@@ -68,6 +68,7 @@ class OpenAIBackend:
             api_key=options.api_key.get_secret_value() if options.api_key else None,
             timeouts=options.timeouts,
             max_body_bytes=options.max_body_bytes,
+            now=resources.clock,
         )
         self._targets = {
             path: self._http.target(self._api.join(path)) for path in OWN_DIALECTS.values()

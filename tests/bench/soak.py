@@ -64,7 +64,7 @@ def config(base_url: str, cache: str) -> str:
     upstreams = {name(plan): {**shared, **caps, "model": plan} for plan in PLANS}
     both = {plan: list(dict.fromkeys([name(plan), "ok"])) for plan in PLANS}
     aliases = {f"{name(plan)}-or-ok": {"candidates": both[plan]} for plan in PLANS}
-    kept = {"exact": {"memory": cache}}
+    kept = {"exact": "off" if cache == "off" else {"memory": cache}}
     return json.dumps({"upstreams": upstreams, "models": aliases, "cache": kept})
 
 
