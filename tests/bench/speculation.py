@@ -14,8 +14,10 @@ pace from plain streaming in the same run. Which drafts hold is
 tossed at alpha 0.85 and at the bundled pair's, or (`r`) replayed from what the bundled draft model
 says along the bundled target's own answers, where hits come in runs and no formula is asked.
 
-`overhead`: a session without drafts beside plain streaming, in wall time, and in CPU time over a
-real WebSocket. `unpaced`: the bundled pair through `tandem serve`, draft and target on these cores,
+`overhead`: a session without drafts over a real WebSocket on loopback, each answer with one of its
+own, beside the same target's plain stream over HTTP from the least server there can be, and beside
+the engine's outputs with no protocol at all. Wall time, and CPU time of both ends together.
+`unpaced`: the bundled pair through `tandem serve`, draft and target on these cores,
 where the controller must find out that drafting does not pay. `--virtual` takes the paced table in
 virtual time, where no neighbour can blur it. Keys: DESIGN 10.
 """
@@ -29,9 +31,11 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import uvloop
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -43,7 +47,7 @@ from backends.engine.settings import EngineSettings  # noqa: E402 (the path abov
 from gateway.cli.demo_ratio import Comparison, compare  # noqa: E402 (the path above)
 from tests.fakes import virtual_time  # noqa: E402 (the path above)
 from tests.fakes.paced import Weather, coin  # noqa: E402
-from tests.fakes.paced_pair import NeverIdle, Pair, never_idle, rounds, streaming  # noqa: E402
+from tests.fakes.paced_pair import Pair, never_idle, over_loopback, rounds, streaming  # noqa: E402
 from tests.fakes.process import serve  # noqa: E402 (the path above)
 
 BUNDLED = ROOT / "backends" / "engine" / "bundled"
@@ -53,7 +57,7 @@ RTTS_MS = (0.0, 10.0, 20.0, 40.0, 80.0, 150.0)
 PACES_MS = ((10.0, 5.0), (20.0, 6.7), (33.0, 5.0))
 """Milliseconds a token of target and drafter: those of the design's table."""
 SET_ALPHA = 0.85
-TOKENS, QUICK_TOKENS = 192, 96
+TOKENS, QUICK_TOKENS, SHORT_TOKENS = 192, 96, 24
 TOGETHER = 6
 """Answers under way at once: they mostly wait, and a token of each costs well under a ms."""
 TEXTS = (
@@ -181,33 +185,76 @@ def replayed(held: Sequence[bool]) -> Callable[[int], bool]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overhead:
-    """A session without drafts over plain streaming: share of wall time, CPU seconds a token."""
+    """A session without drafts over plain streaming: share of wall time, CPU seconds a token.
 
-    target_s: float
+    `session_s` is what a session costs once, its connection above all; `whole_s` has both, a token;
+    `bare_s` is that over the engine's outputs, which nobody can read on another machine.
+    """
+
     share: float
     cpu_s: float
+    session_s: float
+    whole_s: float
+    bare_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Seconds of one way's answers, by the clock and of this process's CPU."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    async def note(self, answer: Awaitable[object]) -> None:
+        wall, cpu = time.perf_counter(), time.process_time()
+        await answer
+        self.wall.append(time.perf_counter() - wall)
+        self.cpu.append(time.process_time() - cpu)
+
+    def beyond(self, other: Spent) -> float:
+        """The median of the differences, run by run."""
+        return statistics.median(a - b for a, b in zip(self.cpu, other.cpu, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """With no protocol, over HTTP, as a session."""
+
+    bare: Spent = field(default_factory=Spent)
+    plain: Spent = field(default_factory=Spent)
+    session: Spent = field(default_factory=Spent)
 
 
 async def overhead(target_s: float, tokens: int, runs: int) -> Overhead:
-    """Interleaved runs; of wall times the least counts, of CPU times the median of differences."""
-    pair = Pair(target_s=target_s, draft_s=1.0, holds=lambda at: False, tokens=tokens)
-    weather = Weather(rtt_s=0.02)
-    backend = NeverIdle(pair, weather, draft=None, ngram=False)
-    plain, session, cpu = [], [], []
-    try:
-        for _ in range(runs):
-            before = time.process_time()
-            plain.append(await streaming(pair, weather))
-            between = time.process_time()
-            session.append((await backend.answer()).wall_s)
-            cpu.append((time.process_time() - between) - (between - before))
-    finally:
-        await backend.aclose()
+    """Interleaved runs; of wall times the least counts, of CPU times the median of differences.
+
+    Short answers beside long ones tell what a token costs from what making a connection does.
+    """
+    short = await ways(target_s, SHORT_TOKENS, 2 * runs)
+    long = await ways(target_s, tokens, runs)
+    beyond = short.session.beyond(short.plain), long.session.beyond(long.plain)
+    token_s = (beyond[1] - beyond[0]) / (tokens - SHORT_TOKENS)
     return Overhead(
-        target_s=target_s,
-        share=min(session) / min(plain) - 1,
-        cpu_s=statistics.median(cpu) / tokens,
+        share=min(long.session.wall) / min(long.plain.wall) - 1,
+        cpu_s=token_s,
+        session_s=beyond[0] - SHORT_TOKENS * token_s,
+        whole_s=beyond[1] / tokens,
+        bare_s=long.session.beyond(long.bare) / tokens,
     )
+
+
+async def ways(target_s: float, tokens: int, runs: int) -> Ways:
+    """Answers of one length, each way in turn."""
+    pair = Pair(target_s=target_s, draft_s=1.0, holds=lambda at: False, tokens=tokens)
+    spent = Ways()
+    async with over_loopback(pair, draft=None, ngram=False) as backend:
+        await backend.plain()  # imports, and uvicorn's first connection
+        await backend.answer()
+        for _ in range(runs):
+            await spent.bare.note(streaming(pair, Weather()))
+            await spent.plain.note(backend.plain())
+            await spent.session.note(backend.answer())
+    return spent
 
 
 def unpaced() -> Comparison | str:
@@ -263,15 +310,19 @@ def main(arguments: argparse.Namespace) -> None:
             if each.name == f"{SET_ALPHA:g}" and (each.pair.target_s, each.rtt_s) == (0.02, 0.02):
                 found["never_idle_gain_20ms"] = round(each.gain, 3)
     if "overhead" in only:
-        print("\na session without drafts beside plain streaming:")
+        print("\na session without drafts, beside plain streaming over HTTP, both on loopback:")
         for target_ms in (10.0,) if quick else (10.0, 20.0, 33.0):
-            seen = asyncio.run(overhead(target_ms / 1e3, 96, 3 if quick else 5))
+            seen = uvloop.run(overhead(target_ms / 1e3, TOKENS, 3 if quick else 5))
             print(
                 f"  t1 {target_ms:g} ms: {100 * seen.share:+.2f} % wall, "
-                f"{1e6 * seen.cpu_s:+.0f} us CPU a token"
+                f"{1e6 * seen.cpu_s:+.0f} us CPU a token and {1e3 * seen.session_s:+.1f} ms a "
+                f"session ({1e6 * seen.whole_s:+.0f} us a token in all, "
+                f"{1e6 * seen.bare_s:+.0f} beyond no protocol at all)"
             )
             found.setdefault("companion_overhead", round(seen.share, 4))
             found.setdefault("companion_us_per_token", round(1e6 * seen.cpu_s, 1))
+            found.setdefault("companion_us_per_token_in_all", round(1e6 * seen.whole_s, 1))
+            found.setdefault("companion_ms_per_session", round(1e3 * seen.session_s, 1))
     if "unpaced" in only:
         print(
             "\nunpaced, the bundled pair through `tandem serve`, draft and target on these cores:"

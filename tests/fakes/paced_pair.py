@@ -1,16 +1,20 @@
 """One answer of a paced pair, in three ways: plain streaming, rounds in turn, never idle.
 
-Never idle is the product's own backend over an in-process socket. Plain streaming is the least that
-streaming can be: the same engine's outputs over the same line, with no protocol at all. Rounds in
-turn exist nowhere in the product; they are acted out here, so as to have something to compare with.
+Never idle is the product's own backend over an in-process socket, or over a real one. Plain
+streaming is the least that streaming can be: the same engine's outputs over the same line, with no
+protocol at all; on loopback, server-sent events to the product's own backend. Rounds in turn exist
+nowhere in the product; they are acted out here, so as to have something to compare with.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
+
+import orjson
 
 from backends.base import Backend, Resources
 from backends.engine.protocol import Job
@@ -24,6 +28,7 @@ from gateway.core.events import SpeculationReport, TextDelta
 from gateway.core.exchange import Call, Caller
 from gateway.dialects.openai_completions import OpenAICompletions
 from tests.fakes.paced import PROMPT, Line, PacedDecoder, PacedEngine, PacedModel, Socket, Weather
+from tests.fakes.serving import serving
 
 WARM_UP = 32
 
@@ -120,7 +125,10 @@ async def rounds(pair: Pair, weather: Weather) -> float:
 
 
 class NeverIdle:
-    """A speculative backend between paced engines. Close it."""
+    """A speculative backend between paced engines. Close it.
+
+    With an `address`, at which the caller serves `endpoint`, over real WebSockets.
+    """
 
     def __init__(
         self,
@@ -129,6 +137,7 @@ class NeverIdle:
         *,
         pass_s: Callable[[int], float] | None = None,
         connect_trips: int = 0,
+        address: str | None = None,
         **options: Any,
     ) -> None:
         self.pair = pair
@@ -137,7 +146,7 @@ class NeverIdle:
         target = PacedEngine(PacedDecoder(pass_s or (lambda rows: pair.target_s)))
         draft = PacedEngine(PacedDecoder(lambda rows: pair.draft_s, pair.holds))
         self._engines = target, draft
-        self._endpoint = CompanionEndpoint(
+        self.endpoint = CompanionEndpoint(
             guard=lambda method, headers: None,
             authenticate=lambda headers: Caller(),
             resolve=resolver({"toy": PacedModel("toy", target)}),
@@ -146,7 +155,7 @@ class NeverIdle:
         loop = asyncio.get_running_loop()
         cloud = OpenAIBackend(
             "cloud",
-            OpenAIOptions(kind="companion", base_url="http://127.0.0.1:9", model="toy"),
+            OpenAIOptions(kind="companion", base_url=address or "http://127.0.0.1:9", model="toy"),
             Resources(),
         )
         parts = {"draft": cast(Backend, PacedModel("draft", draft)), "cloud": cloud}
@@ -157,7 +166,7 @@ class NeverIdle:
             ),
             Resources(backends=parts),
             clock=loop.time,
-            connect=self._connect,
+            connect=Session.connect if address else self._connect,
         )
         self._cloud = cloud
 
@@ -177,6 +186,38 @@ class NeverIdle:
         assert said == tokens, "an answer is not whole"
         return Taken(wall_s=loop.time() - began, report=report)
 
+    async def plain(self) -> float:
+        """Wall seconds of one answer of the target's over HTTP. Needs an address."""
+        loop = asyncio.get_running_loop()
+        body = {"model": "toy", "prompt": "say it", "max_tokens": self.pair.tokens, "stream": True}
+        request, said = OpenAICompletions().decode(body, {}), 0
+        began = loop.time()
+        async for event in self._cloud.stream(request, Call(id="req_1")):
+            said += len(event.text) if isinstance(event, TextDelta) else 0
+        assert said == self.pair.tokens, "an answer is not whole"
+        return loop.time() - began
+
+    async def serve(self, scope: Any, receive: Any, send: Any) -> None:
+        """Sessions, and over HTTP the least that a streaming server can be: a frame a pass."""
+        if scope["type"] == "websocket":
+            await self.endpoint(scope, receive, send)
+            return
+        while (await receive()).get("more_body"):
+            pass
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+        async def say(data: bytes, more: bool = True) -> None:
+            frame = b"data: " + data + b"\n\n"
+            await send({"type": "http.response.body", "body": frame, "more_body": more})
+
+        job = Job(id=0, tokens=PROMPT, max_tokens=self.pair.tokens)
+        async for output in await self._engines[0].submit(job):
+            choice = {"index": 0, "text": output.text.decode(), "finish_reason": output.finish}
+            chunk = {"id": "cmpl-1", "object": "text_completion", "created": 0, "model": "toy"}
+            await say(orjson.dumps({**chunk, "choices": [choice]}))
+        await say(b"[DONE]", more=False)
+
     async def aclose(self) -> None:
         for socket in self._sockets:
             socket.serving.cancel()
@@ -191,9 +232,24 @@ class NeverIdle:
 
     async def _dial(self) -> Transport:
         await asyncio.sleep(self._trips * self._weather.rtt_s)
-        socket = Socket(self._endpoint, self._weather, {})
+        socket = Socket(self.endpoint, self._weather, {})
         self._sockets.append(socket)
         return WebSocketTransport(cast(Any, socket))
+
+
+@asynccontextmanager
+async def over_loopback(pair: Pair, **options: Any) -> AsyncIterator[NeverIdle]:
+    """A paced pair whose sessions are real WebSockets, as a companion's server accepts them."""
+
+    async def companion(scope: Any, receive: Any, send: Any) -> None:
+        await backend.serve(scope, receive, send)
+
+    async with serving(companion) as address:
+        backend = NeverIdle(pair, Weather(), address=address, **options)
+        try:
+            yield backend
+        finally:
+            await backend.aclose()
 
 
 async def never_idle(pair: Pair, weather: Weather, **options: Any) -> Taken:
