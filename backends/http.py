@@ -78,9 +78,9 @@ class Clock:
         self._now = now
         self._idle = timeouts.idle
         self._deadline = math.inf if call.deadline is None else call.deadline
-        first = timeouts.first_content if streaming else timeouts.document
-        self._until = now() + first
-        self._waiting_for = f"no content within {first:g} s"
+        self._first = timeouts.first_content if streaming else timeouts.document
+        self._until = now() + self._first
+        self._begun = False
         # One timer for the attempt, which looks when it fires: a timer for each wait costs more
         # than the rest of relaying a chunk.
         self._loop = asyncio.get_running_loop()
@@ -92,7 +92,7 @@ class Clock:
     def restart(self) -> None:
         """Content has come, and has been taken."""
         self._until = self._now() + self._idle
-        self._waiting_for = ""
+        self._begun = True
 
     def stop(self) -> None:
         if self._timer is not None:
@@ -136,7 +136,9 @@ class Clock:
     def _why(self) -> str:
         if self._deadline < self._until:
             return "the request's deadline has passed"
-        return self._waiting_for or f"no further content within {self._idle:g} s"
+        if self._begun:
+            return f"no further content within {self._idle:g} s"
+        return f"no content within {self._first:g} s"
 
 
 @cache
@@ -335,16 +337,17 @@ class HttpUpstream:
                 self._limits_seen = headers, time.time()
             return False
         self._limits_seen = headers, time.time()
-        return _media_type(headers) in (expect, "") and not _compressed(headers)
+        kind, coding = _described(headers)
+        return kind in (expect, "") and coding in ("", "identity")
 
     def _no_answer(self, answer: Answer, expect: str, body: bytes) -> TandemError:
         """The error for one that is not good; `body` is how it begins."""
         status, headers = answer.status, answer.headers
         if status == 200:
-            if _compressed(headers):
+            media_type, coding = _described(headers)
+            if coding not in ("", "identity"):
                 # Unasked. 200 KB of it can be 200 MB (operations.md 2.4, row 15): not decoded.
                 return self.broken("sent a compressed answer, which was not asked for")
-            media_type = _media_type(headers)
             if media_type != "application/json":  # else an error under 200, most likely
                 return self.broken(f"answered with {media_type[:60]!r} instead of {expect!r}")
         return self.rejection(status, httpx.Headers(headers), body)
@@ -385,18 +388,19 @@ class HttpUpstream:
         return self.broken("closed the connection in the middle of its answer")
 
 
-def _media_type(headers: RawHeaders) -> str:
-    """Of the body, in lower case; "" if nobody says."""
-    return _field(headers, b"content-type").partition(";")[0].strip()
+def _described(headers: RawHeaders) -> tuple[str, str]:
+    """The body's media type and coding, in lower case; "" if nobody says.
 
-
-def _compressed(headers: RawHeaders) -> bool:
-    return _field(headers, b"content-encoding").strip() not in ("", "identity")
-
-
-def _field(headers: RawHeaders, name: bytes) -> str:
-    """A header's value in lower case; a repeated one's values are one list, as HTTP has it."""
-    return b", ".join([value for each, value in headers if each == name]).decode("latin-1").lower()
+    A repeated header's values are one list, as HTTP has it.
+    """
+    kinds = codings = b""
+    for name, value in headers:
+        if name == b"content-type":
+            kinds = kinds + b", " + value if kinds else value
+        elif name == b"content-encoding":
+            codings = codings + b", " + value if codings else value
+    kind = kinds.partition(b";")[0].strip().decode("latin-1").lower()
+    return kind, codings.strip().decode("latin-1").lower()
 
 
 def _closed_unanswered(error: httpx.TransportError) -> bool:

@@ -41,6 +41,11 @@ class Admission:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self._places = {
+            (priority, local): math.ceil(limit * (share + (RESERVED if local else 0)))
+            for priority, share in SHARES.items()
+            for local in (False, True)
+        }
         self.inside = 0
         self.draining = False
         self.over = False
@@ -53,8 +58,7 @@ class Admission:
         """
         if self.draining:
             raise Draining()
-        places = math.ceil(self.limit * (SHARES[priority] + (RESERVED if local else 0)))
-        if self.inside >= places:
+        if self.inside >= self._places[priority, local]:
             raise Overloaded(
                 f"The gateway already serves {self.inside} requests.",
                 code="too_many_requests",

@@ -168,13 +168,21 @@ def equal(one: Upstream, other: Upstream) -> bool:
     """Whether it makes no difference to anybody which of the two answers."""
     if one is other:
         return True
-    return _standing(one) == _standing(other)
-
-
-def _standing(upstream: Upstream) -> tuple[object, ...]:
-    price = upstream.price
     return (
-        (upstream.model, upstream.revision, upstream.bits, upstream.kind, upstream.strategy),
-        (upstream.approximate, upstream.tier, upstream.zone),
-        price and (price.input, price.output, price.cached_input, price.up_to, price.kwh),
+        one.zone is other.zone
+        and one.tier is other.tier
+        and one.model == other.model
+        and _priced(one) == _priced(other)
+        and _made(one) == _made(other)
     )
+
+
+def _priced(upstream: Upstream) -> tuple[object, ...] | None:
+    price = upstream.price
+    if price is None:
+        return None
+    return price.input, price.output, price.cached_input, price.up_to, price.kwh
+
+
+def _made(upstream: Upstream) -> tuple[object, ...]:
+    return upstream.revision, upstream.bits, upstream.kind, upstream.strategy, upstream.approximate

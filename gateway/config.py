@@ -110,7 +110,11 @@ class Config:
         """
         if alias is None or "rules" not in self.aliases[alias].policy:
             return names
-        return reach(self.rules, self.policy_settings.aliases, facts, names)
+        return reach(self._deciding, self.policy_settings.aliases, facts, names)
+
+    @cached_property
+    def _deciding(self) -> tuple[Rule, ...]:
+        return tuple(rule for rule in self.rules if rule.decides)
 
 
 def load(

@@ -47,11 +47,33 @@ class _Member:
     ttft_s: float | None = None
     hurt: asyncio.Event = field(default_factory=asyncio.Event)
     watcher: asyncio.Task[None] | None = None
+    limited: bool = False
+    """Not so a local model: it has a queue that knows its slots; nothing is learnt there."""
+    speculates: Speculates | None = None
 
-    @property
-    def limited(self) -> bool:
-        """A local model has a queue of its own that knows its slots; nothing is learnt there."""
-        return self.backend.upstream.tier is Tier.CLOUD
+    def __post_init__(self) -> None:
+        # Once: a request's time to ask whether a protocol is met is that of half its plan.
+        self.limited = self.backend.upstream.tier is Tier.CLOUD
+        self.speculates = self.backend if isinstance(self.backend, Speculates) else None
+
+    def candidate(self, now: float) -> Candidate:
+        """As it is at this moment."""
+        health, breaker, limit = self.health.ok, self.breaker, self.limit
+        rests = None if breaker.rested(now) else breaker
+        return Candidate(
+            upstream=self.backend.upstream,
+            healthy=(
+                health
+                and (rests is None or rests.allows(now))
+                and not (self.limited and limit.overfull)
+            ),
+            full=self.limited and limit.full,
+            in_flight=self.budget.active,
+            ttft_s=self.ttft_s,
+            rests_s=0.0 if rests is None else rests.rests_for(now),
+            probe=rests is not None and health and rests.may_panic(now),
+            gain=None if self.speculates is None else self.speculates.gain,
+        )
 
 
 class Trial:
@@ -240,23 +262,8 @@ class Fleet:
 
     def snapshot(self, names: Iterable[str]) -> tuple[Candidate, ...]:
         """The named upstreams as they are now, in the given order."""
-        now = self._clock()
-        members = ((name, self._members[name]) for name in names)
-        return tuple(
-            Candidate(
-                upstream=m.backend.upstream,
-                healthy=(
-                    m.health.ok and m.breaker.allows(now) and not (m.limited and m.limit.overfull)
-                ),
-                full=m.limited and m.limit.full,
-                in_flight=m.budget.active,
-                ttft_s=m.ttft_s,
-                rests_s=m.breaker.rests_for(now),
-                probe=m.health.ok and m.breaker.may_panic(now),
-                gain=m.backend.gain if isinstance(m.backend, Speculates) else None,
-            )
-            for _, m in members
-        )
+        now, members = self._clock(), self._members
+        return tuple([members[name].candidate(now) for name in names])
 
     async def look(self) -> None:
         """Ask every backend how it is, all at once."""

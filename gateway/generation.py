@@ -308,17 +308,24 @@ def rulebook(
         for name, alias in config.aliases.items()
     }
 
+    # Each request is asked about by the rules that have a say in the matter, not by all.
+    rules = config.rules
+    placing = tuple(rule for rule in rules if rule.locality is not None)
+    demanding = tuple(rule for rule in rules if rule.min_bits is not None)
+    refusing = tuple(rule for rule in rules if rule.exact)
+    watching = tuple(rule for rule in rules if rule.mode is Mode.OBSERVE)
+
     def by_rule(facts: Facts) -> Zone | None:
-        return locality(config.rules, facts)
+        return locality(placing, facts) if placing else None
 
     def bits(facts: Facts) -> float | None:
-        return min_bits(config.rules, facts)
+        return min_bits(demanding, facts) if demanding else None
 
     def by_rule_exact(facts: Facts) -> bool:
-        return exact(config.rules, facts)
+        return exact(refusing, facts) if refusing else False
 
     def looking_on(facts: Facts) -> tuple[str, ...]:
-        return observed(config.rules, facts)
+        return observed(watching, facts)
 
     return Rulebook(
         aliases=aliases,
@@ -327,16 +334,16 @@ def rulebook(
         min_bits=bits,
         exact=by_rule_exact,
         reach=config.reach,
-        led={rule.name: rule.use for rule in config.rules if rule.use is not None},
+        led={rule.name: rule.use for rule in rules if rule.use is not None},
         headers=config.rule_headers,
         default_zone=config.privacy.default,
-        epoch=hashlib.sha256(repr((config.aliases, config.rules)).encode()).hexdigest()[:16],
+        epoch=hashlib.sha256(repr((config.aliases, rules)).encode()).hexdigest()[:16],
         deadline_s=config.server.deadline,
         strict_parameters=config.server.strict_parameters,
         detector=detector,
         tightened=tightened,
-        rules=config.rules,
-        observed=looking_on if any(r.mode is Mode.OBSERVE for r in config.rules) else None,
+        rules=rules,
+        observed=looking_on if watching else None,
     )
 
 

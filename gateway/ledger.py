@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from gateway.core.exchange import ExchangeRecord
-from gateway.core.routing import Tier, Upstream
+from gateway.core.routing import Tier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,14 +37,9 @@ def counterfactual(record: ExchangeRecord) -> Counterfactual | None:
 
 def _cost(record: ExchangeRecord, paid: float | None, *, local: bool) -> float | None:
     """Of the first upstream of that side that the request could have gone to, in its order."""
-    side = next((each for each in record.others if _is_local(each) == local), None)
-    if side is None:
-        return None
-    if side.name == record.upstream:
-        return paid
-    usage = replace(record.usage, cached_tokens=0, cost_usd=None)
-    return side.cost_of(usage)
-
-
-def _is_local(upstream: Upstream) -> bool:
-    return upstream.tier is Tier.LOCAL
+    for side in record.others:
+        if (side.tier is Tier.LOCAL) is local:
+            if side.name == record.upstream:
+                return paid
+            return side.cost_of(replace(record.usage, cached_tokens=0, cost_usd=None))
+    return None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from gateway.admission import Admission, Permit
 from gateway.cache.base import Cache, Entry
 from gateway.cache.key import Directives, cache_key, directives
-from gateway.core.chat import Usage
+from gateway.core.chat import Priority, Usage
 from gateway.core.errors import LocalUnavailable, TandemError, Unavailable, UpstreamBroken
 from gateway.core.events import (
     Answered,
@@ -108,8 +108,8 @@ class Pipeline:
         draft = self._draft(exchange)
         permit: Permit | None = None
         try:
-            local = exchange.caller.zone is Zone.MACHINE
-            permit = self.admission.enter(exchange.priority, local=local)
+            local, priority = exchange.caller.zone is Zone.MACHINE, exchange.priority
+            permit = self.admission.enter(priority, local=local)
             plan = await self.planner.plan(exchange)
             self._note_plan(draft, plan, exchange)
             plan.taken()
@@ -129,7 +129,7 @@ class Pipeline:
                     draft.approximate, draft.strategy = True, asked.strategy
                 events: Events = self._replay(kept, draft, exchange, permit)
             else:
-                opened = await self._open(exchange, plan, draft)
+                opened = await self._open(exchange, plan, draft, priority)
                 keep = wish.write and key is not None
                 events = self._relay(exchange, plan, opened, keep, draft, permit)
         except BaseException as caught:
@@ -156,7 +156,9 @@ class Pipeline:
         draft.cache = "miss"
         return None
 
-    async def _open(self, exchange: Exchange, plan: Plan, draft: RecordDraft) -> Opened:
+    async def _open(
+        self, exchange: Exchange, plan: Plan, draft: RecordDraft, priority: Priority
+    ) -> Opened:
         """Open upstreams in the route's order until one commits with content.
 
         Frames before the first content are held, so that a client never sees two beginnings.
@@ -166,7 +168,7 @@ class Pipeline:
             tenant=exchange.caller.tenant,
             zone=plan.zone,
             deadline=exchange.deadline,
-            priority=exchange.priority,
+            priority=priority,
         )
         last: TandemError | None = None
         outgrown: Upstream | None = None  # who refused the prompt as too long
@@ -354,9 +356,10 @@ class Pipeline:
         alias = self.planner.rulebook.aliases.get(exchange.request.model)
         limit = (alias.deadline_s if alias else None) or self.planner.rulebook.deadline_s
         patience = client_patience(exchange.headers, stream=exchange.request.stream)
-        limits = [seconds for seconds in (limit, patience) if seconds is not None]
-        if exchange.deadline is None and limits:
-            exchange.deadline = exchange.arrived + min(limits)
+        if patience is not None and (limit is None or patience < limit):
+            limit = patience
+        if exchange.deadline is None and limit is not None:
+            exchange.deadline = exchange.arrived + limit
 
     def _note_upstream(
         self, exchange: Exchange, draft: RecordDraft, opened: Opened, *, fell_back: bool
@@ -366,12 +369,15 @@ class Pipeline:
         opened.trial.first_content(opened.ttft_s)
         draft.ttft_s = now - exchange.arrived
         draft.upstream = upstream.name
-        parts = (event.upstream for event in opened.held if isinstance(event, Answered))
-        answering = next(parts, upstream)
+        answering, strategy = upstream, None
+        for event in opened.held:
+            if isinstance(event, Answered):
+                answering = event.upstream
+            elif isinstance(event, SpeculationReport):
+                strategy = event.strategy
         draft.upstream_model, draft.tier = answering.model, answering.tier
         draft.approximate = answering.approximate
-        reports = (event.strategy for event in opened.held if isinstance(event, SpeculationReport))
-        draft.strategy = next(reports, answering.strategy)
+        draft.strategy = answering.strategy if strategy is None else strategy
         draft.ignored = ignored_fields(exchange.request, upstream)
         if fell_back:
             draft.reason = "fallback"

@@ -265,8 +265,11 @@ class _Cycle:
             raw = self._dialect.encode(
                 completion, self._answering(exchange, reply), exchange.request
             )
-        headers = headers_for(reply)
-        headers += _raw({**outcome_headers(reply), "content-length": str(len(raw))})
+        headers = [
+            *headers_for(reply),
+            *outcome_headers(reply),
+            (b"content-length", b"%d" % len(raw)),
+        ]
         await self._begin(200, self._dialect.media_type, headers)
         await self._body(raw, more=False)
 
@@ -424,14 +427,15 @@ def _raw(headers: Headers) -> RawHeaders:
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
 
 
-def outcome_headers(reply: Reply) -> dict[str, str]:
+def outcome_headers(reply: Reply) -> RawHeaders:
     """What it came to, as headers: known once the whole answer is there."""
     record = reply.record
-    headers = {}
+    headers = []
     if record.cost_known and record.cost_usd is not None:
-        headers["x-tandem-cost-usd"] = f"{record.cost_usd:.8f}".rstrip("0").rstrip(".")
+        cost = (b"%.8f" % record.cost_usd).rstrip(b"0").rstrip(b".")
+        headers.append((b"x-tandem-cost-usd", cost))
     if record.speculation is not None:
-        headers["x-tandem-spec"] = speculation.header(record.speculation)
+        headers.append((b"x-tandem-spec", speculation.header(record.speculation).encode("latin-1")))
     return headers
 
 

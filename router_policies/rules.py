@@ -51,7 +51,10 @@ def exact(rules: Iterable[Rule], facts: Facts) -> bool:
 
 def first_use(rules: Iterable[Rule], facts: Facts) -> Rule | None:
     """The first matching rule that decides: one that has a `use:` or bypasses learning."""
-    return next((r for r in rules if r.decides and r.when.matches(facts)), None)
+    for rule in rules:
+        if rule.decides and rule.when.matches(facts):
+            return rule
+    return None
 
 
 def observed(rules: Iterable[Rule], facts: Facts) -> tuple[str, ...]:
@@ -101,7 +104,7 @@ class RulesPolicy:
     name = "rules"
 
     def __init__(self, settings: Settings) -> None:
-        self._rules = settings.rules
+        self._rules = tuple(rule for rule in settings.rules if rule.decides)
         self._aliases = settings.aliases
 
     def choose(self, facts: Facts, candidates: Sequence[Candidate]) -> Route | None:

@@ -47,6 +47,10 @@ class Breaker:
     def closed(self) -> bool:
         return self.pause_s == 0.0
 
+    def rested(self, now: float) -> bool:
+        """Nothing is the matter: it is closed, and nobody asked for a pause."""
+        return self.pause_s == 0.0 and now >= self.cool_until
+
     def allows(self, now: float) -> bool:
         """Advice for routing: whether a request may be tried now. Changes nothing."""
         if now < self.cool_until:

@@ -152,7 +152,7 @@ def read_document(
     if not isinstance(choices, list) or not choices:
         raise Malformed("no `choices` in the answer")
     return Completion(
-        choices=tuple(_whole_choice(choice, i) for i, choice in enumerate(choices)),
+        choices=tuple([_whole_choice(choice, i) for i, choice in enumerate(choices)]),
         usage=usage_of(document, usage_paths),
     )
 
@@ -169,8 +169,10 @@ def _whole_choice(choice: Any, position: int) -> Choice:
         reasoning=reasoning,
         refusal=_text(message, "refusal"),
         tool_calls=tuple(
-            ToolCall(id=call.id, name=call.name, arguments=call.arguments)
-            for call in _calls(message)
+            [
+                ToolCall(id=call.id, name=call.name, arguments=call.arguments)
+                for call in _calls(message)
+            ]
         ),
         finish_reason=str(reason) if reason else None,
     )
@@ -315,7 +317,9 @@ def _calls(message: dict[str, Any]) -> list[_Call]:
     if calls is None:
         # The deprecated single call. It has no id, and cannot meet the other form in one message.
         function = message.get("function_call")
-        calls = [] if function is None else [{"index": 0, "function": function}]
+        if function is None:
+            return []
+        calls = [{"index": 0, "function": function}]
     if not isinstance(calls, list):
         raise Malformed("`tool_calls` is not a list")
     read = []
