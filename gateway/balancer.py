@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from gateway.balance import Groups, Member, arrange, gather, level, unread
 from gateway.core.chat import ChatRequest, Endpoint, Usage
+from gateway.core.lean import lean
 from gateway.core.routing import Candidate, Price, Route, Zone
 from gateway.pace import PER_TOKEN_S, Pace
 from gateway.prefixes import Prefix, Prefixes
@@ -23,6 +24,7 @@ UNKNOWN = 0.2, PER_TOKEN_S
 """The wait at an upstream and a token's reading, where none of its group was ever asked."""
 
 
+@lean
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Balanced:
     """What was considered: each group with its best member first, and the request's prefix.

@@ -10,9 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from gateway.core.exchange import ExchangeRecord
+from gateway.core.lean import lean
 from gateway.core.routing import Tier
 
 
+@lean
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counterfactual:
     """USD; None where nobody knows. `saved` is all-cloud less what was paid, if both are known."""

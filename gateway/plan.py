@@ -14,6 +14,7 @@ from gateway.conversations import Conversation, Conversations
 from gateway.core.chat import ChatRequest
 from gateway.core.errors import TandemError, Unavailable
 from gateway.core.exchange import Exchange
+from gateway.core.lean import lean
 from gateway.core.routing import Candidate, Facts, Rejection, Route, Zone
 from gateway.filters import (
     admit,
@@ -81,6 +82,7 @@ class Rulebook:
     observed: Callable[[Facts], tuple[str, ...]] | None = None
 
 
+@lean
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Where a request would go, and all that was considered on the way.

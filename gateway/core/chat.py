@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any, TypeAlias
 
+from gateway.core.lean import lean
+
 Json: TypeAlias = Mapping[str, Any]
 
 EMPTY: Json = {}
@@ -81,6 +83,7 @@ class Priority(IntEnum):
     BATCH = 2
 
 
+@lean
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """One turn. `raw` is the turn as it came, so that nothing a client sent is lost."""
@@ -98,6 +101,7 @@ class Snippet:
     filename: str = ""
 
 
+@lean
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
     """How the next token is chosen. None means that the client did not say.
@@ -145,6 +149,7 @@ def input_bytes(given: str | tuple[int, ...]) -> int:
     return len(given) if isinstance(given, tuple) else utf8_length(given)
 
 
+@lean
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
     """One decoded request, whatever its dialect. Frozen: a change is a copy (`replace`).
@@ -193,6 +198,7 @@ class ChatRequest:
         return sum(map(utf8_length, texts))
 
 
+@lean
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """Tokens of one answer. `estimated` is set when an upstream did not report them.
@@ -234,6 +240,7 @@ class Usage:
         )
 
 
+@lean
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
     """A whole tool call; `arguments` is JSON text, as on the wire."""
@@ -243,6 +250,7 @@ class ToolCall:
     arguments: str
 
 
+@lean
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLogprob:
     """A token of an answer and its natural log-probability, with the likeliest in its place.
@@ -261,6 +269,7 @@ class TokenLogprob:
         return self.data.decode("utf-8", "replace")
 
 
+@lean
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """One finished alternative."""
@@ -274,6 +283,7 @@ class Choice:
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
+@lean
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """A whole answer: what `collect` makes of a stream, and what the cache keeps.

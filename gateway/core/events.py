@@ -13,9 +13,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from gateway.core.chat import Choice, Completion, TokenLogprob, ToolCall, Usage
+from gateway.core.lean import lean
 from gateway.core.routing import Upstream
 
 
+@lean
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
     """A wire frame without content of its own: a role chunk, an annotation, a keep-alive."""
@@ -23,6 +25,7 @@ class Frame:
     frame: bytes | None = None
 
 
+@lean
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextDelta:
     """More text of one choice. `tokens` is how many model tokens it holds, 0 if unknown.
@@ -37,6 +40,7 @@ class TextDelta:
     frame: bytes | None = None
 
 
+@lean
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReasoningDelta:
     """More of the model's reasoning, where the upstream shows it."""
@@ -46,6 +50,7 @@ class ReasoningDelta:
     frame: bytes | None = None
 
 
+@lean
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusalDelta:
     """More of the model's refusal: content in the client's eyes."""
@@ -55,6 +60,7 @@ class RefusalDelta:
     frame: bytes | None = None
 
 
+@lean
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCallDelta:
     """More of tool call number `index`; id and name come with the first piece only."""
@@ -67,6 +73,7 @@ class ToolCallDelta:
     frame: bytes | None = None
 
 
+@lean
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finish:
     """A choice has ended: stop, length, tool_calls, content_filter."""
@@ -76,6 +83,7 @@ class Finish:
     frame: bytes | None = None
 
 
+@lean
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageReport:
     """The upstream's token count.
@@ -91,6 +99,7 @@ class UsageReport:
     frame: bytes | None = None
 
 
+@lean
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
     """A whole answer in one piece: the reply of an upstream that was not asked to stream."""
@@ -146,6 +155,7 @@ class CascadeReport:
     frame: bytes | None = None
 
 
+@lean
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
     """Of a combined backend: which of its parts answers from here on, before it says anything."""

@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
 from gateway.core.chat import ChatRequest, Endpoint, Priority, Usage
+from gateway.core.lean import lean
 from gateway.core.routing import Route, Tier, Upstream, Zone
 from gateway.core.sink import Sink
 
@@ -25,6 +26,7 @@ class Caller:
     models: frozenset[str] | None = None
 
 
+@lean
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """What a backend needs to know of the request around the ChatRequest.

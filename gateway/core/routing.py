@@ -11,6 +11,7 @@ from enum import IntEnum, StrEnum
 from typing import Any, TypeAlias
 
 from gateway.core.chat import Endpoint, Feature, Usage
+from gateway.core.lean import lean
 
 
 class Tier(StrEnum):
@@ -143,6 +144,7 @@ class Upstream:
         return 0.0 if self.tier is Tier.LOCAL else None
 
 
+@lean
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """An upstream as it is right now: a moment of `fleet.snapshot()`.
@@ -180,6 +182,7 @@ Facts: TypeAlias = Mapping[str, Any]
 """What rules may ask about a request; the keys are listed in router_policies/facts.py."""
 
 
+@lean
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """A policy's answer: upstreams in the order to try them, and why.
