@@ -138,8 +138,13 @@ class Connection(asyncio.Protocol):
     def _hand_over(self) -> None:
         """What has come, to `receive`. Who waits in `push` wakes only if that has had enough."""
         assert self._receive is not None and self._more is not None
+        parts = self._parts
+        if len(parts) == 1 and not self._paused:  # nearly always
+            self._size, part = 0, parts.pop()
+        else:
+            part = self._taken()
         try:
-            goes_on = self._receive(self._taken())
+            goes_on = self._receive(part)
         except Exception as error:  # it is for who waits: the loop would only log it
             self._more.set_exception(error)
             return

@@ -196,10 +196,9 @@ class OpenAIBackend:
             event = stream.read_one(part)
             if event is None:
                 return put(stream.read(part))
-            sink.put(event)
-            sink.flush()
+            room = sink.hand(event)
             clock.restart()  # only text is known at sight
-            return not sink.full
+            return room
 
         ended = False
         put(begun)

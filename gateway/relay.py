@@ -88,6 +88,11 @@ class Relay:
         self._flushing = None
         self._sink.flush()
 
+    def hand(self, event: Event) -> bool:
+        self._tally.note(event)
+        self._collector.add(event)
+        return self._sink.hand(event)
+
     @property
     def full(self) -> bool:
         return self._sink.full

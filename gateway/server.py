@@ -339,6 +339,10 @@ class _Frames:
     def flush(self) -> None:
         pass
 
+    def hand(self, event: Event) -> bool:
+        self.put(event)
+        return not self._waiting
+
     @property
     def full(self) -> bool:
         return bool(self._waiting)
@@ -366,6 +370,14 @@ class _DirectFrames(_Frames):
             self._outlet.write(waiting.pop())
         elif waiting:
             self._outlet.write(self.rest())
+
+    def hand(self, event: Event) -> bool:
+        if self._waiting:
+            self.put(event)
+            self.flush()
+        elif data := self._encode(event):
+            self._outlet.write(data)
+        return not self._outlet.full
 
     @property
     def full(self) -> bool:

@@ -236,7 +236,14 @@ class Collector:
         match event:
             case TextDelta():
                 part = self._choices.get(event.choice) or self._choice(event.choice)
-                part.text.append(self._keep(event.text))
+                text, room = event.text, self._room
+                if room is None:
+                    part.text.append(text)
+                elif len(text) <= room:
+                    self._room = room - len(text)
+                    part.text.append(text)
+                else:
+                    part.text.append(self._keep(text))
                 if event.logprobs:
                     part.logprobs += event.logprobs
             case ReasoningDelta():

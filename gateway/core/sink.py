@@ -20,6 +20,11 @@ class Sink(Protocol):
     def flush(self) -> None:
         """What was put goes out: to be called once for all that came at the same time."""
 
+    def hand(self, event: Event) -> bool:
+        """Put one that came alone and flush. Whether there is room for more: the opposite of
+        `full`.
+        """
+
     @property
     def full(self) -> bool:
         """Whether the client is behind. Who sees it waits for `room` before it puts more."""
@@ -45,6 +50,10 @@ class Whole:
 
     def flush(self) -> None:
         pass
+
+    def hand(self, event: Event) -> bool:
+        self.put(event)
+        return True
 
     async def room(self) -> None:
         pass

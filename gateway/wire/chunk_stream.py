@@ -88,17 +88,22 @@ class TextLane:
             at = end + len(after)
         return at, texts
 
-    def match_one(self, part: bytes, max_frame: int) -> bytes | None:
-        """The text, still escaped, if these bytes are just one frame that fits."""
-        before, after = self._before, self._after
-        if self._event is None or len(part) > max_frame:
+    def one(self, part: bytes, max_frame: int, *, keep: bool) -> Event | None:
+        """The event, if these bytes are just one frame that fits."""
+        pattern, before, after = self._event, self._before, self._after
+        if pattern is None or len(part) > max_frame:
             return None
         if not (part.startswith(before) and part.endswith(after)):
             return None
         begin, end = len(before), len(part) - len(after)
         if begin >= end or _STRING.fullmatch(part, begin, end) is None:
             return None
-        return part[begin:end]
+        text = part[begin:end]
+        if b"\\" in text or not text.isascii():
+            return self.event([text], part, keep=keep)
+        return type(pattern)(
+            text=text.decode(), choice=pattern.choice, frame=part if keep else None
+        )
 
     def event(self, texts: list[bytes], frames: bytes, *, keep: bool) -> Event | None:
         """One event for all of these frames; None if they are not UTF-8 after all."""
@@ -153,8 +158,7 @@ class ChunkStream:
         """
         if self._sse.pending:
             return None
-        text = self._lane.match_one(part, self._max_frame)
-        return None if text is None else self._lane.event([text], part, keep=self._own_wire)
+        return self._lane.one(part, self._max_frame, keep=self._own_wire)
 
     def read(self, part: bytes) -> Iterator[Event]:
         """The events that these bytes complete, each as soon as it is asked for.

@@ -43,6 +43,10 @@ class Kept:
     def flush(self) -> None:
         pass
 
+    def hand(self, event: Event) -> bool:
+        self.put(event)
+        return not self.full
+
     @property
     def full(self) -> bool:
         return self.behind
