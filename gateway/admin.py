@@ -14,16 +14,17 @@ from starlette.exceptions import HTTPException
 from backends.speculative.rung import Laddered
 from gateway import __version__
 from gateway.admission import Admission
+from gateway.asgi import App, Receive, Scope, Send
 from gateway.core.chat import Feature
 from gateway.core.errors import BodyTooLarge, MethodNotAllowed, NotFound, TandemError
 from gateway.core.exchange import Caller, Exchange
 from gateway.core.routing import Upstream, Zone
 from gateway.dialects.base import Dialect
 from gateway.fleet import Fleet
+from gateway.headers import error_headers, new_id
 from gateway.plan import Alias
 from gateway.record import RecordStore, to_json
 from gateway.schema import proxy_paths
-from gateway.server import App, Receive, Scope, Send, error_headers, new_id
 from gateway.wire.openai_shapes import error_json
 from gateway.wire.strict import parse
 

@@ -23,6 +23,7 @@ from backends.rate_limits import Limited
 from backends.speculative.rung import Laddered
 from backends.speculative.seams import Ended
 from gateway.admission import Admission
+from gateway.asgi import App
 from gateway.cache import CACHES
 from gateway.cache.base import Cache
 from gateway.companion import session_record
@@ -40,7 +41,6 @@ from gateway.limits.keys import Keys
 from gateway.metrics import Metrics
 from gateway.pipeline import Pipeline
 from gateway.record import JsonLog, RecordStore
-from gateway.server import App
 from gateway.tightened import Tightened
 from gateway.token_pace import TokenPaces
 from gateway.vitals import DependencyVitals, EngineVitals, ResidentVitals, Vitals

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, MutableMapping
 from typing import Any
 
-from gateway.server import App, Receive, Scope, Send
+from gateway.asgi import App, Receive, Scope, Send
 
 MAX_AGE_S = 600
 EXPOSED = "x-request-id, x-tandem-route, x-tandem-tier, x-tandem-reason, x-tandem-cache"

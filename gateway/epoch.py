@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from gateway.server import App, Receive, Scope, Send
+from gateway.asgi import App, Receive, Scope, Send
 
 
 class Epoch:

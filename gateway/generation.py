@@ -21,6 +21,7 @@ from backends.speculative.seams import Ended
 from backends.speculative.session import PATH
 from gateway.admin import AdminParts, admin_app
 from gateway.admission import Admission
+from gateway.asgi import App, Receive, Scope, Send
 from gateway.balancer import Balancer
 from gateway.cache.base import Cache
 from gateway.companion import CompanionEndpoint, resolver
@@ -45,7 +46,7 @@ from gateway.pipeline import Pipeline
 from gateway.plan import Alias, Plan, Planner, Rulebook
 from gateway.privacy import Detector
 from gateway.record import RecordStore
-from gateway.server import App, ProxyServer, Receive, Scope, Send
+from gateway.server import ProxyServer
 from gateway.settle import Energy
 from gateway.tightened import Tightened
 from gateway.token_pace import TokenPaces

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, cast
 from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from gateway.server import GONE, OUTLET
+from gateway.asgi import GONE, OUTLET
 
 Message: TypeAlias = MutableMapping[str, Any]
 

@@ -20,8 +20,8 @@ from typing import Protocol
 import uvicorn
 
 from backends.speculative.session import MAX_MESSAGE
+from gateway.asgi import App
 from gateway.dialects import DIALECTS
-from gateway.server import App
 from gateway.surface import GuardedLane, Limits, guarded, most_connections
 
 logger = logging.getLogger("tandem.listen")

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import lru_cache
-from itertools import chain
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 import orjson
 
-from gateway import speculation
+from gateway.asgi import GONE, OUTLET, App, Headers, RawHeaders, Receive, Scope, Send
 from gateway.core.errors import (
     BodyTooLarge,
     Draining,
@@ -26,33 +23,16 @@ from gateway.core.errors import (
     TandemError,
     WrongMediaType,
 )
-from gateway.core.events import Event
 from gateway.core.exchange import Caller, Exchange, Reply
-from gateway.core.routing import Tier
 from gateway.core.sink import Whole
 from gateway.dialects.base import Answering, Dialect
+from gateway.frames import DirectFrames, Frames
+from gateway.headers import encoded, error_headers, headers_for, headers_of, new_id, outcome_headers
 from gateway.pipeline import Pipeline
 from gateway.record import to_json
-from gateway.wire.openai_shapes import error_body
 from gateway.wire.strict import parse
 
 logger = logging.getLogger("tandem.server")
-
-Scope: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
-Headers: TypeAlias = Mapping[str, str]
-RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
-
-MAX_HEADERS = 100
-MAX_HEADER_BYTES = 32 * 1024
-
-GONE = "tandem.gone"
-"""A key of the ASGI scope, where the server in front of us has it: takes a function, and calls it
-if the client leaves before its answer is whole. Elsewhere a task waits for `http.disconnect`."""
-OUTLET = "tandem.outlet"
-"""Another: an `Outlet`. Elsewhere each part of a body has to be awaited on its way."""
 
 
 class ClientGone(Exception):
@@ -229,9 +209,9 @@ class _Cycle:
         await self._begin(200, self._dialect.stream_media_type, headers_for(reply))
         outlet = self._scope.get(OUTLET)
         if outlet is None:
-            frames = _Frames(encoder.encode, self._send)
+            frames = Frames(encoder.encode, self._send)
         else:
-            frames = _DirectFrames(encoder.encode, self._send, outlet)
+            frames = DirectFrames(encoder.encode, self._send, outlet)
         try:
             await reply.events.into(frames)
         except TandemError as error:
@@ -288,7 +268,7 @@ class _Cycle:
             return
         body = self._dialect.error(error)
         headers = {**error_headers(error), "content-length": str(len(body))}
-        await self._begin(error.status, "application/json", _raw(headers))
+        await self._begin(error.status, "application/json", encoded(headers))
         await self._body(body, more=False)
 
     async def _begin(self, status: int, media_type: str, headers: RawHeaders) -> None:
@@ -305,171 +285,3 @@ class _Cycle:
     async def _body(self, data: bytes, *, more: bool = True) -> None:
         self._ended = not more
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
-
-
-class Outlet(Protocol):
-    """The way to the client for a streamed body, once its head was sent."""
-
-    def write(self, data: bytes) -> None:
-        """More of the body, without waiting. Nothing, if the client has left."""
-
-    @property
-    def full(self) -> bool:
-        """Whether the client is behind."""
-
-    async def room(self) -> None:
-        """Wait until it is not."""
-
-
-class _Frames:
-    """A sink that encodes events in the client's dialect, for any ASGI server: frames wait here for
-    somebody who can wait while they are sent.
-    """
-
-    def __init__(self, encode: Callable[[Event], bytes], send: Send) -> None:
-        self._encode = encode
-        self._send = send
-        self._waiting: list[bytes] = []
-
-    def put(self, event: Event) -> None:
-        data = self._encode(event)
-        if data:
-            self._waiting.append(data)
-
-    def flush(self) -> None:
-        pass
-
-    def hand(self, event: Event) -> bool:
-        self.put(event)
-        return not self._waiting
-
-    @property
-    def full(self) -> bool:
-        return bool(self._waiting)
-
-    async def room(self) -> None:
-        if data := self.rest():
-            await self._send({"type": "http.response.body", "body": data, "more_body": True})
-
-    def rest(self) -> bytes:
-        """What was put and has not gone out."""
-        waiting, self._waiting = self._waiting, []
-        return waiting[0] if len(waiting) == 1 else b"".join(waiting)
-
-
-class _DirectFrames(_Frames):
-    """The same, for a server that can be written to at any time."""
-
-    def __init__(self, encode: Callable[[Event], bytes], send: Send, outlet: Outlet) -> None:
-        super().__init__(encode, send)
-        self._outlet = outlet
-
-    def flush(self) -> None:
-        waiting = self._waiting
-        if len(waiting) == 1:  # nearly always
-            self._outlet.write(waiting.pop())
-        elif waiting:
-            self._outlet.write(self.rest())
-
-    def hand(self, event: Event) -> bool:
-        if self._waiting:
-            self.put(event)
-            self.flush()
-        elif data := self._encode(event):
-            self._outlet.write(data)
-        return not self._outlet.full
-
-    @property
-    def full(self) -> bool:
-        return self._outlet.full
-
-    async def room(self) -> None:
-        await self._outlet.room()
-
-
-def new_id() -> str:
-    return "req_" + os.urandom(12).hex()
-
-
-def headers_of(scope: Scope) -> dict[str, str]:
-    """Request headers by lower-case name; the last of a repeated one wins.
-
-    Raises BodyTooLarge: httptools itself accepts megabytes of headers (operations.md 0.5).
-    """
-    raw = scope["headers"]
-    if len(raw) > MAX_HEADERS or sum(map(len, chain.from_iterable(raw))) > MAX_HEADER_BYTES:
-        raise BodyTooLarge("The request's headers are too large.", code="headers_too_large")
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in raw}
-
-
-def headers_for(reply: Reply) -> RawHeaders:
-    """The plan, as headers: known before the first byte."""
-    record = reply.record
-    headers = [
-        *_plan_headers(
-            record.upstream, record.tier, record.reason, record.rule, record.cache, record.stream
-        )
-    ]
-    if record.score is not None:
-        headers.append((b"x-tandem-score", b"%.4f" % record.score))
-    if record.ignored:
-        headers.append((b"x-tandem-ignored", ",".join(record.ignored)[:1024].encode("latin-1")))
-    if record.strategy and (record.stream or (record.approximate and not record.speculation)):
-        headers.append((b"x-tandem-spec", record.strategy.encode("latin-1")))
-    return headers
-
-
-@lru_cache(maxsize=1024)  # the names are the configuration's: few, and the same each time
-def _plan_headers(
-    upstream: str, tier: Tier, reason: str, rule: str | None, cache: str, stream: bool
-) -> tuple[tuple[bytes, bytes], ...]:
-    headers = {
-        "x-tandem-route": upstream,
-        "x-tandem-tier": tier.value,
-        "x-tandem-reason": f"{reason}:{rule}" if rule else reason,
-        "x-tandem-cache": cache,
-    }
-    if stream:
-        headers["cache-control"] = "no-cache"
-        headers["x-accel-buffering"] = "no"
-    return tuple(_raw(headers))
-
-
-def _raw(headers: Headers) -> RawHeaders:
-    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-
-
-def outcome_headers(reply: Reply) -> RawHeaders:
-    """What it came to, as headers: known once the whole answer is there."""
-    record = reply.record
-    headers = []
-    if record.cost_known and record.cost_usd is not None:
-        cost = (b"%.8f" % record.cost_usd).rstrip(b"0").rstrip(b".")
-        headers.append((b"x-tandem-cost-usd", cost))
-    if record.speculation is not None:
-        headers.append((b"x-tandem-spec", speculation.header(record.speculation).encode("latin-1")))
-    return headers
-
-
-def error_headers(error: TandemError) -> dict[str, str]:
-    headers = {"x-tandem-error-source": error.source, **error.headers}
-    if error.retry_after is not None:
-        headers["retry-after"] = str(max(1, round(error.retry_after)))
-    elif error.status >= 500 or error.status == 429:
-        # Our own fallbacks are spent; an SDK's two retries on top would multiply attempts.
-        headers["x-should-retry"] = "false"
-    return headers
-
-
-async def send_error(send: Send, error: TandemError, request_id: str) -> None:
-    """An OpenAI-shaped error for paths outside the dialects."""
-    body = error_body(error)
-    headers = {
-        "content-type": "application/json",
-        "content-length": str(len(body)),
-        "x-request-id": request_id,
-        **error_headers(error),
-    }
-    start = {"type": "http.response.start", "status": error.status, "headers": _raw(headers)}
-    await send(start)
-    await send({"type": "http.response.body", "body": body})

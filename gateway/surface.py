@@ -21,9 +21,9 @@ from gateway.core.errors import (
     RequestTimeout,
     TandemError,
 )
+from gateway.headers import MAX_HEADER_BYTES, MAX_HEADERS, error_headers, new_id
 from gateway.hot_lane import HotLane
 from gateway.limits.keys import is_loopback
-from gateway.server import MAX_HEADER_BYTES, MAX_HEADERS, error_headers, new_id
 from gateway.wire.openai_shapes import error_body
 
 HEAD_ROOM = 16 * 1024
