@@ -11,7 +11,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from backends.engine.backend import LlamaCppOptions, model_path
+from backends.engine.options import LlamaCppOptions, model_path
 from backends.engine.settings import EngineSettings, default_threads
 from gateway.bench.engine import CONTEXT, Cost, EngineReport, measure
 from gateway.cli import bench_speculation

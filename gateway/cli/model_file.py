@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from backends.engine.backend import model_path
+from backends.engine.options import model_path
 from gateway.cli.serve import default_model_dir
 
 

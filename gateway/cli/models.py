@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from backends.engine.backend import BUNDLED
 from backends.engine.gguf import GgufError, read
+from backends.engine.options import BUNDLED
 from gateway.cli import models_inspect, models_offline, models_pull
 from gateway.cli.serve import default_model_dir
 from gateway.discovery import gguf_files

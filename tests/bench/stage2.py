@@ -31,9 +31,10 @@ sys.path.insert(0, str(ROOT))
 
 from backends.base import Resources  # noqa: E402 (the path above)
 from backends.cascade import with_logprobs  # noqa: E402
-from backends.engine.backend import LlamaCppBackend, LlamaCppOptions  # noqa: E402
+from backends.engine.backend import LlamaCppBackend  # noqa: E402
 from backends.engine.demo_pair.corpus import collect  # noqa: E402
 from backends.engine.demo_pair.transcripts import extraction, tools  # noqa: E402
+from backends.engine.options import LlamaCppOptions  # noqa: E402
 from backends.evidence import NAMES, Evidence  # noqa: E402
 from gateway.core.chat import ChatRequest, Endpoint, Feature, Message, Sampling  # noqa: E402
 from gateway.core.exchange import Call  # noqa: E402

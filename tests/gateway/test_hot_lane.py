@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from gateway.asgi import GONE
 from gateway.listen import HOT
-from gateway.server import GONE
 from tests.fakes.serving import serving
 
 PATH = sorted(HOT)[0]

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from backends.base import Backend, Resources
-from backends.engine.backend import LlamaCppBackend, LlamaCppOptions, model_path
+from backends.engine.backend import LlamaCppBackend
+from backends.engine.options import LlamaCppOptions, model_path
 from gateway.core.chat import ChatRequest, Completion, Endpoint, Feature, Message, Sampling, Snippet
 from gateway.core.errors import ContextExceeded, EngineFailed, InvalidRequest
 from gateway.core.events import collect

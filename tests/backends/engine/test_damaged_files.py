@@ -15,7 +15,8 @@ import pytest
 
 from backends.base import Resources
 from backends.engine import gguf
-from backends.engine.backend import LlamaCppBackend, LlamaCppOptions
+from backends.engine.backend import LlamaCppBackend
+from backends.engine.options import LlamaCppOptions
 from backends.engine.shape import shape
 from gateway.cli import models_inspect
 from gateway.core.chat import ChatRequest, Endpoint, Sampling

@@ -15,7 +15,8 @@ import pytest
 from numpy.typing import NDArray
 
 from backends.base import Resources
-from backends.engine.backend import LlamaCppBackend, LlamaCppOptions
+from backends.engine.backend import LlamaCppBackend
+from backends.engine.options import LlamaCppOptions
 from backends.engine.protocol import Job
 from gateway.core.chat import Completion, Feature
 from gateway.core.errors import ContextExceeded, EngineFailed, InvalidRequest, Unsupported

@@ -14,7 +14,8 @@ import pytest
 from backends.base import Resources
 from backends.continuation import ContinuationBackend, ContinuationOptions
 from backends.engine import native
-from backends.engine.backend import LlamaCppBackend, LlamaCppOptions
+from backends.engine.backend import LlamaCppBackend
+from backends.engine.options import LlamaCppOptions
 from backends.engine.prepare import Preparer
 from gateway.core.chat import ChatRequest, Endpoint, Feature, Message, Sampling
 from gateway.core.events import Event, Finish, PartReport, TextDelta, UsageReport

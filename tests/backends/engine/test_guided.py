@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 from backends.base import Resources
-from backends.engine.backend import LlamaCppBackend, LlamaCppOptions
+from backends.engine.backend import LlamaCppBackend
 from backends.engine.client import Engine
 from backends.engine.constrained import ConstrainedSampler, Greedy, NothingFits
 from backends.engine.grammar import json_schema
+from backends.engine.options import LlamaCppOptions
 from backends.engine.protocol import Job, Output, SamplerSettings
 from backends.engine.settings import EngineSettings
 from gateway.core.chat import ChatRequest, Choice, Endpoint, Feature, Message, Sampling

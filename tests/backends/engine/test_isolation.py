@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from backends.base import Resources
-from backends.engine.backend import LlamaCppBackend, LlamaCppOptions
+from backends.engine.backend import LlamaCppBackend
 from backends.engine.environment import plain
+from backends.engine.options import LlamaCppOptions
 from gateway.companion_process import CompanionProcess
 from tests.fakes.damage import tiny
 from tests.fakes.gguf_models import write

@@ -13,7 +13,8 @@ from typing import Any, cast
 import pytest
 
 from backends.base import Resources
-from backends.engine.backend import LlamaCppBackend, LlamaCppOptions
+from backends.engine.backend import LlamaCppBackend
+from backends.engine.options import LlamaCppOptions
 from gateway.core.chat import ChatRequest, Endpoint, Sampling
 from gateway.core.errors import EngineFailed
 from gateway.core.events import Event, TextDelta, collect

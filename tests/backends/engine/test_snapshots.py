@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.base import Resources
-from backends.engine.backend import LlamaCppBackend, LlamaCppOptions
+from backends.engine.backend import LlamaCppBackend
+from backends.engine.options import LlamaCppOptions
 from backends.engine.protocol import Job
 from backends.engine.scheduler import Scheduler
 from backends.engine.slots import Limits

@@ -18,8 +18,9 @@ import pytest
 
 from backends.base import Resources
 from backends.engine.audit import TIE
-from backends.engine.backend import BUNDLED, LlamaCppBackend, LlamaCppOptions
+from backends.engine.backend import LlamaCppBackend
 from backends.engine.client import Engine
+from backends.engine.options import BUNDLED, LlamaCppOptions
 from backends.engine.protocol import Job, SamplerSettings
 from backends.engine.settings import EngineSettings
 from backends.http import Clock, Timeouts
