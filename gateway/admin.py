@@ -20,6 +20,7 @@ from gateway.core.errors import BodyTooLarge, MethodNotAllowed, NotFound, Tandem
 from gateway.core.exchange import Caller, Exchange
 from gateway.core.routing import Upstream, Zone
 from gateway.dialects.base import Dialect
+from gateway.feedback import SCHEMA, read_feedback
 from gateway.fleet import Fleet
 from gateway.headers import error_headers, new_id
 from gateway.plan import Alias
@@ -29,6 +30,8 @@ from gateway.wire.openai_shapes import error_json
 from gateway.wire.strict import parse
 
 Headers = Mapping[str, str]
+
+MOST_FEEDBACK = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,7 @@ class AdminParts:
     max_body: int
     explain: Callable[[Exchange], Awaitable[dict[str, Any]]]
     decisions: Callable[[int, str | None], list[dict[str, Any]]]
+    feedback: Callable[[str, str, float], None] | None
     operators: bool
 
 
@@ -105,6 +109,20 @@ def admin_app(parts: AdminParts) -> App:
         if found is None:
             raise NotFound("There is no record of that request.", code="record_not_found")
         return to_json(found)
+
+    @app.post("/v1/feedback", openapi_extra=SCHEMA)
+    async def feedback(request: Request) -> dict[str, Any]:
+        """What the client thinks of an answer, for the router to learn from. Of several the last
+        one counts; a comment is not kept.
+        """
+        who = caller(request)
+        if parts.feedback is None:
+            raise NotFound("No feedback is kept here (router.labels).", code="feedback_off")
+        said = read_feedback(parse(await _body(request, MOST_FEEDBACK)))
+        if parts.records.get(said.id, who.key_id) is None:
+            raise NotFound("There is no record of that request.", code="record_not_found")
+        parts.feedback(said.id, who.key_id, said.score)
+        return {"object": "feedback", "id": said.id, "score": said.score}
 
     @app.post("/v1/route/explain")
     async def explain(request: Request, path: str = "/v1/chat/completions") -> dict[str, Any]:

@@ -37,6 +37,7 @@ from gateway.energy import EnergyMeter
 from gateway.epoch import Entrance
 from gateway.fleet import Fleet
 from gateway.generation import Generation, Shared
+from gateway.labels import LabelLog
 from gateway.limits.keys import Keys
 from gateway.metrics import Metrics
 from gateway.pipeline import Pipeline
@@ -81,6 +82,7 @@ class Gateway:
         self._watches: list[asyncio.Task[None]] = []
         self._engine_stats: dict[str, Mapping[str, float]] = {}
         self._log = log
+        self._labels = _label_log(config)
         self._shared = Shared(
             resources=Resources(transport=transport, model_dir=model_dir, pool=self.pool),
             admission=self.admission,
@@ -89,6 +91,7 @@ class Gateway:
             energy=self._energy.joules,
             record=self._record,
             decisions=self.decisions,
+            labels=self._labels,
             paces=self.paces,
             conversations=Conversations(time.monotonic),
             tightened=Tightened(time.monotonic),
@@ -142,12 +145,14 @@ class Gateway:
             await self._cache.aclose()
         if self._log is not None:
             self._log.close()
+        if self._labels is not None:
+            self._labels.close()
 
     async def reload(self, config: Config) -> None:
         """Put another configuration in force, all of it at once; requests inside keep theirs.
 
         Raises if it cannot be built; then nothing has changed. `server.host` and `port`,
-        `memory` and `cache` are as they were at the start.
+        `memory`, `cache` and `router.labels` are as they were at the start.
         """
         async with self._reloading:
             before = self._now
@@ -283,6 +288,13 @@ class Gateway:
             cache_bytes=self.memory.bytes if self.memory is not None else 0,
             log_dropped=self._log.dropped if self._log is not None else 0,
         )
+
+
+def _label_log(config: Config) -> LabelLog | None:
+    kept = config.router.labels
+    if kept is None:
+        return None
+    return LabelLog(kept.path, kept.max_bytes, content=kept.content)
 
 
 def _caches(config: Config) -> tuple[MemoryCache | None, RedisCache | None, Cache | None]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from gateway.config_sections import RouterSection
+from gateway.config_sections import MIB, LabelsSection, RouterSection
 
 if TYPE_CHECKING:
     from router_policies.learned.artifact import Artifact
@@ -21,6 +21,15 @@ LARGEST_ABILITY = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
+class Labels:
+    """Where labels from own traffic are kept, and whether with the text of public requests."""
+
+    path: Path
+    max_bytes: int
+    content: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Router:
     """The section with its files read. `artifact` is None where no alias goes by one."""
 
@@ -28,6 +37,7 @@ class Router:
     shadow: Artifact | None = field(default=None, repr=False)
     abilities: Mapping[str, float] = field(default_factory=dict)
     novelty_limit: float = 0.8
+    labels: Labels | None = None
 
 
 class RouterFileError(ValueError):
@@ -56,6 +66,17 @@ def read_router(
         shadow=shadow,
         abilities=MappingProxyType(abilities),
         novelty_limit=section.novelty_limit,
+        labels=_labels(section.labels, folder),
+    )
+
+
+def _labels(section: LabelsSection | None, folder: Path) -> Labels | None:
+    if section is None:
+        return None
+    return Labels(
+        path=folder / section.path,
+        max_bytes=section.max_mb * MIB,
+        content=section.content == "public",
     )
 
 

@@ -135,6 +135,14 @@ class Alias(Section):
         return PRESETS.get(self.prefer or name.removeprefix("auto:"), Weights())
 
 
+class LabelsSection(Section):
+    """A log to train from: its file, its bound in MiB, whether it keeps public requests' text."""
+
+    path: Path
+    max_mb: Annotated[int, Field(ge=1, le=65536)] = 64
+    content: Literal["never", "public"] = "never"
+
+
 class RouterSection(Section):
     """The learned policy. `artifact` is the folder of one, None for the one that Tandem brings.
 
@@ -147,6 +155,7 @@ class RouterSection(Section):
     abilities: Path | None = None
     shadow: Path | None = None
     novelty_limit: Annotated[float, Field(ge=0, le=1)] = 0.8
+    labels: LabelsSection | None = None
 
 
 class Memory(Section):

@@ -27,6 +27,7 @@ from gateway.cache.base import Cache
 from gateway.companion import CompanionEndpoint, resolver
 from gateway.config import Config
 from gateway.conversations import Conversations
+from gateway.core.events import Collector
 from gateway.core.exchange import Exchange, ExchangeRecord
 from gateway.core.registry import load
 from gateway.core.routing import Facts, Zone
@@ -40,6 +41,7 @@ from gateway.dialects.base import Dialect
 from gateway.epoch import Epoch
 from gateway.explain import explain
 from gateway.fleet import Fleet
+from gateway.labels import LabelLog
 from gateway.limits.keys import Keys, is_loopback
 from gateway.limits.local_origin import LocalOrigin
 from gateway.pipeline import Pipeline
@@ -67,6 +69,7 @@ class Shared:
     energy: Energy
     record: Callable[[ExchangeRecord], None]
     decisions: Decisions
+    labels: LabelLog | None
     paces: TokenPaces
     conversations: Conversations
     tightened: Tightened
@@ -108,6 +111,7 @@ class Generation:
             clock=time.monotonic,
             wall=time.time,
             decided=self._decided,
+            answered=None if shared.labels is None else self._answered,
         )
         walls = LocalOrigin(
             allowed_hosts=config.server.allowed_hosts,
@@ -158,6 +162,14 @@ class Generation:
     def _decided(self, exchange: Exchange, plan: Plan) -> None:
         self._shared.decisions.note(exchange, plan, time.time())
 
+    def _answered(
+        self, exchange: Exchange, plan: Plan, collector: Collector | None, record: ExchangeRecord
+    ) -> None:
+        assert self._shared.labels is not None  # nobody else asks
+        kind = plan.route.candidates[0].upstream.kind
+        artifact = self.config.router.artifact
+        self._shared.labels.answered(exchange, plan.facts, kind, collector, record, artifact)
+
     async def _explain(self, exchange: Exchange) -> dict[str, Any]:
         return await explain(self.pipeline.planner, exchange, self._shared.paces.of)
 
@@ -177,6 +189,7 @@ class Generation:
                 max_body=self.config.server.max_body,
                 explain=self._explain,
                 decisions=self._shared.decisions.latest,
+                feedback=self._shared.labels.feedback if self._shared.labels else None,
                 operators=operators,
             )
         )

@@ -48,6 +48,9 @@ KEPT_TEXT = 1024 * 1024
 
 STORABLE_ENDS = frozenset({"stop", "length", "tool_calls"})
 
+Heard = Callable[[Exchange, Plan, Collector | None, ExchangeRecord], None]
+"""Hears of every answer that ended, and of what was collected of it; None if it was a kept one."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Opened:
@@ -88,6 +91,7 @@ class Pipeline:
         clock: Callable[[], float],
         wall: Callable[[], float],
         decided: Callable[[Exchange, Plan], None] | None = None,
+        answered: Heard | None = None,
     ) -> None:
         self.fleet = fleet
         self.planner = planner
@@ -98,6 +102,7 @@ class Pipeline:
         self._clock = clock
         self._wall = wall
         self._decided = decided
+        self._answered = answered
 
     async def answer(self, exchange: Exchange) -> Reply:
         """Take one request as far as its first content, and hand the rest back as events.
@@ -127,7 +132,7 @@ class Pipeline:
                 draft.ignored = ignored_fields(exchange.request, asked)
                 if asked.approximate:
                     draft.approximate, draft.strategy = True, asked.strategy
-                events: Events = self._replay(kept, draft, exchange, permit)
+                events: Events = self._replay(kept, draft, exchange, plan, permit)
             else:
                 opened = await self._open(exchange, plan, draft, priority)
                 keep = wish.write and key is not None
@@ -244,7 +249,9 @@ class Pipeline:
                     plan.balanced, opened.upstream.name, draft.usage, opened.ttft_s
                 )
             plan.paid(draft.cost_usd)
-            self._close(draft, exchange, permit, error)
+            record = self._close(draft, exchange, permit, error)
+            if self._answered is not None:
+                self._answered(exchange, plan, collector, record)
 
         async def store() -> None:
             # Two upstreams' answer is not what either would have said: nobody else shall get it.
@@ -263,7 +270,7 @@ class Pipeline:
         )
 
     def _replay(
-        self, entry: Entry, draft: RecordDraft, exchange: Exchange, permit: Permit
+        self, entry: Entry, draft: RecordDraft, exchange: Exchange, plan: Plan, permit: Permit
     ) -> Replay:
         """A kept answer on its way."""
 
@@ -274,7 +281,9 @@ class Pipeline:
                 draft.finish_reason = event.reason
 
         def settle(error: BaseException | None) -> None:
-            self._close(draft, exchange, permit, error)
+            record = self._close(draft, exchange, permit, error)
+            if self._answered is not None:
+                self._answered(exchange, plan, None, record)
 
         return Replay(replay(entry.completion), note=note, settle=settle)
 
@@ -393,7 +402,7 @@ class Pipeline:
         exchange: Exchange,
         permit: Permit | None,
         error: BaseException | None,
-    ) -> None:
+    ) -> ExchangeRecord:
         """Free the permit and write the record: the last thing that happens to a request."""
         if permit is not None:
             permit.release()
@@ -402,7 +411,9 @@ class Pipeline:
         if exchange.zone is not None:
             draft.zone = exchange.zone.label
         note_end(draft, error)
-        self._record(draft.freeze())
+        record = draft.freeze()
+        self._record(record)
+        return record
 
 
 def _is_bigger(upstream: Upstream, outgrown: Upstream) -> bool:

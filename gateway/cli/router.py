@@ -26,7 +26,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     actions = parser.add_subparsers(required=True, metavar="ACTION")
 
     train = actions.add_parser("train", help="an artifact from labelled prompts")
-    _data(train)
+    _data(train, required=False)
+    train.add_argument(
+        "--labels", type=Path, nargs="+", default=[], metavar="LOG", help="what router.labels wrote"
+    )
     train.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     train.add_argument("--vectors", type=Path, metavar="FOLDER", help="another token table")
     train.add_argument("--notes", type=Path, metavar="JSON", help="put into the manifest")
@@ -51,9 +54,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add_live(actions, _guarded)
 
 
-def _data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="JSONL")
-    parser.add_argument("--pair", action="append", required=True, metavar=PAIR)
+def _data(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    parser.add_argument(
+        "--data", type=Path, nargs="+", required=required, default=[], metavar="JSONL"
+    )
+    parser.add_argument("--pair", action="append", required=required, default=[], metavar=PAIR)
 
 
 def _artifact(parser: argparse.ArgumentParser) -> None:
@@ -84,19 +89,27 @@ def _guarded(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Nam
 
 def run_train(arguments: argparse.Namespace) -> int:
     from router_policies.training.data import label, read
+    from router_policies.training.own import read_own
     from router_policies.training.train import train, wording_from
 
+    if not arguments.data and not arguments.labels:
+        raise ValueError("nothing to learn from: give --data, --labels or both")
+    if arguments.data and not arguments.pair:
+        raise ValueError(f"--data needs --pair {PAIR}")
     pairs = _pairs(arguments.pair, rows := read(arguments.data))
     artifact = train(
-        label(rows, pairs),
+        label(rows, pairs) if arguments.data else None,
         wording_from(arguments.vectors) if arguments.vectors else _loaded(None).router.wording,
         arguments.out,
         pairs=pairs,
         data=arguments.data,
+        own=read_own(arguments.labels) if arguments.labels else None,
         notes=json.loads(arguments.notes.read_text()) if arguments.notes else {},
         told=_told,
     )
     print(f"{arguments.out}: artifact {artifact.digest}")
+    if arguments.labels:
+        print(f"  own traffic: {artifact.manifest['own']}")
     for name, figures in artifact.manifest["metrics"].items():
         print(f"  {name}: {figures}")
     return 0

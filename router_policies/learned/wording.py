@@ -97,3 +97,12 @@ def pairs(ids: NDArray[np.intp]) -> NDArray[np.uint32]:
     low = ids.astype(np.uint32)
     mixed: NDArray[np.uint32] = (low[:-1] * np.uint32(MULTIPLIER) + low[1:]) * np.uint32(MULTIPLIER)
     return mixed
+
+
+BITS = 20
+"""The bitmap of known pairs, and a pair in a log of labels, have 2 to the power of this many."""
+
+
+def hashed(ids: NDArray[np.intp]) -> list[int]:
+    """A text's pairs as `BITS`-bit hashes, sorted, each once: their order would give it away."""
+    return [int(each) for each in np.unique(pairs(ids) >> np.uint32(32 - BITS))]

@@ -52,7 +52,7 @@ class Labelled:
 
     `weak` and `strong` are the outcomes as they are; `soft_weak` and `soft_strong` are averaged
     with similar models' outcomes, `fails` with those of all that are at all like the weak one.
-    Evaluation takes the first two only.
+    Evaluation takes the first two only. `weight` is how much a row's outcomes are to be believed.
     """
 
     rows: tuple[Row, ...]
@@ -61,6 +61,7 @@ class Labelled:
     soft_weak: Floats
     soft_strong: Floats
     fails: Floats
+    weight: Floats
 
     @property
     def gain(self) -> Floats:
@@ -77,6 +78,7 @@ class Labelled:
             soft_weak=self.soft_weak[at],
             soft_strong=self.soft_strong[at],
             fails=self.fails[at],
+            weight=self.weight[at],
         )
 
 
@@ -144,6 +146,7 @@ def label(rows: Sequence[Row], pairs: Mapping[str, tuple[str, str]]) -> Labelled
         soft_weak=outcomes(0, SIMILAR),
         soft_strong=outcomes(1, SIMILAR),
         fails=1.0 - outcomes(0, AKIN),
+        weight=np.ones(len(kept)),
     )
 
 

@@ -18,12 +18,10 @@ from router_policies.learned.features import NAMES, features
 from router_policies.learned.model import Blend
 from router_policies.learned.text import clip, words
 from router_policies.learned.trees import LEAVES, NODES, Forest, Trees
-from router_policies.learned.wording import Wording, pairs
+from router_policies.learned.wording import BITS, Wording, pairs
 from router_policies.training.data import Floats, Labelled
 from router_policies.training.domains import domain
 
-BITS = 20
-"""The bitmap of known pairs has 2 to the power of this many bits."""
 SEEN = 2
 """A pair of pieces is known once so many unrelated prompts have it."""
 
@@ -58,10 +56,14 @@ FEW = 400
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Prompts as the heads see them: a row of numbers each, and the hashes of its pairs."""
+    """Prompts as the heads see them: a row of numbers each, and the hashes of its pairs.
+
+    `worded`: whether a row has its token vectors; zeros are in their place where it does not.
+    """
 
     numbers: NDArray[np.float32]
     hashes: tuple[NDArray[np.uint32], ...]
+    worded: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ def prepare(prompts: Sequence[str], wording: Wording) -> Prepared:
         ids = wording.ids(found)
         numbers.append(np.concatenate([features(text, found), wording.vector(ids)]))
         hashes.append(pairs(ids))
-    return Prepared(np.array(numbers, np.float32), tuple(hashes))
+    return Prepared(np.array(numbers, np.float32), tuple(hashes), np.ones(len(hashes), np.bool_))
 
 
 def fit(labelled: Labelled, prepared: Prepared, at: NDArray[np.intp]) -> Heads:
@@ -109,10 +111,14 @@ def fit(labelled: Labelled, prepared: Prepared, at: NDArray[np.intp]) -> Heads:
     soft = (some.soft_strong - some.soft_weak + some.gain) / 2
     even = without_sources(some, some.gain)
     gain = [(shape, soft, 1 / 2), (shape, even, 1 / 2)]
-    fails = [(shape, some.fails, 2 / 3), (every, some.fails, 1 / 3)]
-    parts = [
-        _boost(numbers, target, columns, weight) for columns, target, weight in (*gain, *fails)
-    ]
+    worded = prepared.worded[at]
+    # Where vectors are missing their zeros must not become a sign of where a row is from.
+    wide = every if worded.all() or worded.sum() >= FEW else shape
+    fails = [(shape, some.fails, 2 / 3), (wide, some.fails, 1 / 3)]
+    parts = []
+    for columns, target, share in (*gain, *fails):
+        which = worded if columns is every else np.ones(len(at), np.bool_)
+        parts.append(_boost(numbers[which], target[which], some.weight[which], columns, share))
     return Heads(_joined(parts), len(gain) * ROUNDS, known_pairs(some, prepared, at))
 
 
@@ -181,11 +187,11 @@ def without_sources(labelled: Labelled, values: Floats) -> Floats:
 
 
 def _boost(
-    numbers: NDArray[np.float32], target: Floats, columns: range, weight: float
+    numbers: NDArray[np.float32], target: Floats, trust: Floats, columns: range, weight: float
 ) -> list[tuple[Any, float]]:
     import lightgbm  # the `train` extra; importing it takes a second
 
-    data = lightgbm.Dataset(numbers[:, : len(columns)], target)
+    data = lightgbm.Dataset(numbers[:, : len(columns)], target, weight=trust)
     model = lightgbm.train(dict(SETTINGS), data, ROUNDS)
     return [(tree["tree_structure"], weight) for tree in model.dump_model()["tree_info"]]
 

@@ -15,6 +15,7 @@ from router_policies.training.data import BadData, Labelled, folds
 from router_policies.training.fit import (
     FEW,
     Predicted,
+    Prepared,
     blend_of,
     fit,
     held_out,
@@ -22,6 +23,7 @@ from router_policies.training.fit import (
 )
 from router_policies.training.golden import GOLDEN
 from router_policies.training.metrics import calibration_error, measure
+from router_policies.training.own import SOURCE, Own, joined
 
 FOLDS = 5
 QUANTILES = 501
@@ -36,22 +38,23 @@ def wording_from(folder: Path) -> Wording:
 
 
 def train(
-    labelled: Labelled,
+    labelled: Labelled | None,
     wording: Wording,
     out: Path,
     *,
     pairs: Mapping[str, tuple[str, str]],
     data: Sequence[Path] = (),
+    own: Own | None = None,
     notes: Mapping[str, Any] | None = None,
     told: Callable[[str], None] = lambda line: None,
 ) -> Artifact:
     """Train on all rows, with figures and calibration from folds, and write `out`.
 
+    `labelled` are prompts, `own` what a gateway saw of its traffic; either may be missing.
+
     Raises BadData for too few rows, ImportError without LightGBM.
     """
-    if len(labelled.rows) < FEW:
-        raise BadData(f"{len(labelled.rows)} labelled prompts; at least {FEW} are needed")
-    prepared = prepare([row.prompt for row in labelled.rows], wording)
+    labelled, prepared = _together(labelled, own, wording)
     told(f"{len(labelled.rows)} prompts")
     said = held_out(labelled, prepared, folds([row.group for row in labelled.rows], FOLDS), told)
     blend = blend_of(said)
@@ -64,6 +67,7 @@ def train(
             for path in data
         ],
         "rows": len(labelled.rows),
+        "own": _told_of(own),
         "metrics": figures(labelled, said, scores),
         **(notes or {}),
     }
@@ -80,14 +84,49 @@ def train(
     return load(out)
 
 
+def _together(
+    labelled: Labelled | None, own: Own | None, wording: Wording
+) -> tuple[Labelled, Prepared]:
+    """All rows there are. Raises BadData for too few."""
+    rows = (len(labelled.rows) if labelled else 0) + (len(own.labelled.rows) if own else 0)
+    if rows < FEW:
+        of = f" ({own.seen} requests are logged, the rest say nothing)" if own else ""
+        raise BadData(f"{rows} labelled prompts{of}; at least {FEW} are needed")
+    if own is None:
+        assert labelled is not None  # there are rows
+        return labelled, prepare([row.prompt for row in labelled.rows], wording)
+    blank = np.zeros((len(own.numbers), wording.width), np.float32)
+    numbers = np.concatenate([own.numbers, blank], axis=1)
+    unworded = np.zeros(len(numbers), np.bool_)
+    if labelled is None:
+        return own.labelled, Prepared(numbers, own.hashes, unworded)
+    shown = prepare([row.prompt for row in labelled.rows], wording)
+    return joined(labelled, own.labelled), Prepared(
+        np.concatenate([shown.numbers, numbers]),
+        shown.hashes + own.hashes,
+        np.concatenate([shown.worded, unworded]),
+    )
+
+
+def _told_of(own: Own | None) -> dict[str, Any]:
+    if own is None:
+        return {"rows": 0}
+    return {"rows": len(own.labelled.rows), "requests": own.seen, "signals": dict(own.kinds)}
+
+
 def figures(labelled: Labelled, said: Predicted, scores: Any) -> dict[str, Any]:
-    """APGR with its interval for every source and bench that has at least 200 prompts."""
-    found: dict[str, Any] = {
-        "calibration_error_weak": round(calibration_error(said.fails, 1 - labelled.weak), 4)
-    }
+    """APGR with its interval for every source and bench that has at least 200 prompts.
+
+    Not of own traffic: there one side of each outcome is what a router believed.
+    """
+    known = np.array([row.source != SOURCE for row in labelled.rows])
+    found: dict[str, Any] = {}
+    if known.any():
+        error = calibration_error(said.fails[known], 1 - labelled.weak[known])
+        found["calibration_error_weak"] = round(error, 4)
     names = np.array([f"{row.source}/{row.bench}" for row in labelled.rows])
     for name in np.unique(names):
-        at = names == name
+        at = (names == name) & known
         if at.sum() < 200 or labelled.gain[at].sum() <= 0:
             continue
         quality = measure(scores[at], labelled.gain[at], rounds=200)

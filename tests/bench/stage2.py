@@ -227,7 +227,13 @@ def stage_1(found: Sequence[Outcome], failed: Floats, parts: Any) -> Floats:
     )
     right, ones = 1 - failed, np.ones(len(failed))
     labelled = Labelled(
-        rows=rows, weak=right, strong=ones, soft_weak=right, soft_strong=ones, fails=failed
+        rows=rows,
+        weak=right,
+        strong=ones,
+        soft_weak=right,
+        soft_strong=ones,
+        fails=failed,
+        weight=ones,
     )
     prepared = prepare([row.prompt for row in rows], load(DEFAULT).router.wording)
     said = held_out(labelled, prepared, parts)
