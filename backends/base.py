@@ -156,6 +156,15 @@ class Choosy(Protocol):
         """
 
 
+@runtime_checkable
+class Queues(Protocol):
+    """A backend whose requests may have to wait here, before anybody computes for them."""
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds that a request which came now would wait for its turn; 0 where it need not."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """Whether an upstream can serve now; `detail` is for an operator's eyes."""

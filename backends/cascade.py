@@ -27,7 +27,7 @@ from typing import ClassVar
 
 from pydantic import Field, model_validator
 
-from backends.base import Health, Options, Resources, part_of
+from backends.base import Health, Options, Queues, Resources, part_of
 from backends.combined import any_health, combined, most_tokens
 from backends.evidence import TOP, Calibration, Evidence
 from backends.resume import Said, share
@@ -158,6 +158,11 @@ class CascadeBackend:
         price = self._options.price_or_listed() or self._strong.upstream.price
         whole = combined(self._name, self._options, self._parts.values())
         return replace(whole, price=price, carries_body=False)
+
+    @property
+    def wait_s(self) -> float:
+        """Every answer begins with a draft."""
+        return self._draft.wait_s if isinstance(self._draft, Queues) else 0.0
 
     async def start(self) -> None:
         """Nothing: the parts start themselves."""

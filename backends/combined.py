@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from backends.base import Backend, Health, Options
 from gateway.core.chat import ChatRequest
-from gateway.core.routing import Tier, Upstream, Zone
+from gateway.core.routing import Price, Tier, Upstream, Zone
 
 
 def combined(name: str, options: Options, backends: Collection[Backend]) -> Upstream:
@@ -30,6 +30,27 @@ def combined(name: str, options: Options, backends: Collection[Backend]) -> Upst
         honours=frozenset.intersection(*known) if known else None,
         ignores=frozenset[str]().union(*(part.ignores for part in parts)),
         approximate=any(part.approximate for part in parts),
+    )
+
+
+def dearest(parts: Collection[Upstream]) -> Price | None:
+    """The worst that an answer can cost, whoever of them gives it; None if nobody can say.
+
+    Electricity and flat rates cost nothing for one answer more. A price that ends at a prompt's
+    length is no bound.
+    """
+    prices = [part.price for part in parts]
+    unknown = (
+        price is None and part.tier is not Tier.LOCAL
+        for part, price in zip(parts, prices, strict=True)
+    )
+    known = [price for price in prices if price is not None]
+    if any(unknown) or not known or any(price.up_to is not None for price in known):
+        return None
+    return Price(
+        input=max(price.input for price in known),
+        output=max(price.output for price in known),
+        listed=any(price.listed for price in known),
     )
 
 

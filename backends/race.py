@@ -17,13 +17,13 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from backends.base import Backend, Health, Options, Resources, part_of
-from backends.combined import any_health, combined, most_tokens
+from backends.combined import any_health, combined, dearest, most_tokens
 from gateway.core.chat import ChatRequest, Feature, Usage
 from gateway.core.errors import TandemError, UpstreamBroken
 from gateway.core.events import Answered, Event, Finish, PartReport, is_content
@@ -100,7 +100,10 @@ class RaceBackend:
 
     @property
     def upstream(self) -> Upstream:
-        return combined(self._name, self._options, self._parts.values())
+        """What all can do, at the price of the dearest: any may be the one that answers."""
+        whole = combined(self._name, self._options, self._parts.values())
+        price = whole.price or dearest([part.upstream for part in self._parts.values()])
+        return replace(whole, price=price)
 
     async def start(self) -> None:
         """Nothing: the parts start themselves."""

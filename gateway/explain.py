@@ -212,7 +212,7 @@ def _candidate(
     first = candidate.ttft_s
     whole = None
     if first is not None and between is not None:
-        whole = first + between * max(0, own.completion_tokens - 1)
+        whole = (candidate.wait_s or 0.0) + first + between * max(0, own.completion_tokens - 1)
     place = places.get(upstream.name)
     return {
         "upstream": upstream.name,
@@ -224,6 +224,7 @@ def _candidate(
         "removed_by": rejection.reason if rejection is not None and place is None else None,
         "why": rejection.detail if rejection is not None and place is None else None,
         "cost_usd": upstream.cost_of(own),
+        "wait_ms": _ms(candidate.wait_s),
         "ttft_ms": _ms(first),
         "duration_ms": _ms(whole),
         "in_flight": candidate.in_flight,

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from backends.base import Backend, Health
+from backends.base import Backend, Health, Queues
 from backends.speculative.seams import Speculates
 from gateway.core.errors import (
     EngineFailed,
@@ -27,6 +27,8 @@ from gateway.resilience.vitals import UpstreamVitals
 logger = logging.getLogger("tandem.fleet")
 
 SMOOTHING = 0.2
+OWN_PART = 0.1
+"""Of a time to first content, at least so much is not put down to the queue before it."""
 DEFAULT_COOLDOWN_S = 1.0
 BAD_CREDENTIAL_S = 60.0
 """An upstream that refuses our key, or is out of credit, is left alone for so long."""
@@ -50,11 +52,13 @@ class _Member:
     limited: bool = False
     """Not so a local model: it has a queue that knows its slots; nothing is learnt there."""
     speculates: Speculates | None = None
+    queues: Queues | None = None
 
     def __post_init__(self) -> None:
         # Once: a request's time to ask whether a protocol is met is that of half its plan.
         self.limited = self.backend.upstream.tier is Tier.CLOUD
         self.speculates = self.backend if isinstance(self.backend, Speculates) else None
+        self.queues = self.backend if isinstance(self.backend, Queues) else None
 
     def candidate(self, now: float) -> Candidate:
         """As it is at this moment."""
@@ -73,6 +77,7 @@ class _Member:
             rests_s=0.0 if rests is None else rests.rests_for(now),
             probe=rests is not None and health and rests.may_panic(now),
             gain=None if self.speculates is None else self.speculates.gain,
+            wait_s=None if self.queues is None else self.queues.wait_s,
         )
 
 
@@ -84,13 +89,14 @@ class Trial:
         self._clock = clock
         self._retry = retry
         self._waits = True
+        self._expected_s = 0.0 if member.queues is None else member.queues.wait_s
         member.limit.waiting += 1
 
     def first_content(self, ttft_s: float) -> None:
         """The upstream has begun its answer, so many seconds after it was asked."""
         member = self._member
-        old = member.ttft_s
-        member.ttft_s = ttft_s if old is None else old + SMOOTHING * (ttft_s - old)
+        old, own_s = member.ttft_s, max(ttft_s - self._expected_s, OWN_PART * ttft_s)
+        member.ttft_s = own_s if old is None else old + SMOOTHING * (own_s - old)
         member.limit.see(ttft_s)
         self._no_longer_waits()
 

@@ -33,7 +33,6 @@ from gateway.core.exchange import (
     Reply,
 )
 from gateway.core.routing import Tier, Upstream, Zone
-from gateway.deadlines import client_patience
 from gateway.fleet import Fleet, Trial
 from gateway.parameters import ignored_fields
 from gateway.plan import Plan, Planner
@@ -362,13 +361,8 @@ class Pipeline:
             self._decided(exchange, plan)
         if len(route.candidates) > 1:
             draft.others = tuple([candidate.upstream for candidate in route.candidates])
-        alias = self.planner.rulebook.aliases.get(exchange.request.model)
-        limit = (alias.deadline_s if alias else None) or self.planner.rulebook.deadline_s
-        patience = client_patience(exchange.headers, stream=exchange.request.stream)
-        if patience is not None and (limit is None or patience < limit):
-            limit = patience
-        if exchange.deadline is None and limit is not None:
-            exchange.deadline = exchange.arrived + limit
+        if exchange.deadline is None and plan.limit_s is not None:
+            exchange.deadline = exchange.arrived + plan.limit_s
 
     def _note_upstream(
         self, exchange: Exchange, draft: RecordDraft, opened: Opened, *, fell_back: bool

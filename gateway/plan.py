@@ -16,6 +16,7 @@ from gateway.core.errors import TandemError, Unavailable
 from gateway.core.exchange import Exchange
 from gateway.core.lean import lean
 from gateway.core.routing import Candidate, Facts, Rejection, Route, Zone
+from gateway.deadlines import client_patience
 from gateway.filters import (
     admit,
     ask_count,
@@ -28,6 +29,7 @@ from gateway.filters import (
 from gateway.fleet import Fleet, Reach
 from gateway.parameters import strict as wants_strict
 from gateway.privacy import NOTHING, Detector, Findings, zone_of
+from gateway.spill import spilled
 from gateway.tightened import Tightened
 from router_policies.base import Assessor, Policy, Rule
 from router_policies.facts import STICKY
@@ -87,7 +89,8 @@ class Rulebook:
 class Plan:
     """Where a request would go, and all that was considered on the way.
 
-    `reach` holds the upstreams inside its zone: the others cannot be opened from here.
+    `reach` holds the upstreams inside its zone: the others cannot be opened from here. `limit_s` is
+    how long the request may take in all, None: as long as it takes.
     """
 
     zone: Zone
@@ -95,6 +98,7 @@ class Plan:
     facts: Facts
     route: Route
     counted: Mapping[str, int]
+    limit_s: float | None = None
     balanced: Balanced | None = None
     conversation: Conversation | None = None
     assessor: Assessor | None = None
@@ -199,12 +203,15 @@ class Planner:
         balanced = None
         if alias is not None and len(route.candidates) > 1:
             route, balanced = self._balance(route, exchange, zone, alias)
+        limit_s = self._limit_s(exchange, alias)
+        route = spilled(route, limit_s)
         return Plan(
             zone=zone,
             reach=self._fleet.within(zone),
             facts=facts,
             route=route,
             counted=counted,
+            limit_s=limit_s,
             conversation=conversation,
             balanced=balanced,
             assessor=assessor,
@@ -224,6 +231,15 @@ class Planner:
             groups=book.aliases[led if led in book.aliases else alias].groups,
             begin=0 if led in book.aliases and route.reason != "sticky" else 1,
         )
+
+    def _limit_s(self, exchange: Exchange, alias: str | None) -> float | None:
+        """The shorter of what the configuration allows and what the client waits for."""
+        book = self.rulebook
+        limit = (book.aliases[alias].deadline_s if alias else None) or book.deadline_s
+        patience = client_patience(exchange.headers, stream=exchange.request.stream)
+        if limit is None or patience is None:
+            return patience if limit is None else limit
+        return min(limit, patience)
 
     async def _count(
         self, request: ChatRequest, candidates: tuple[Candidate, ...], zone: Zone

@@ -118,6 +118,11 @@ class LlamaCppBackend:
         """Once started: what another model must share to draft for this one, or with it."""
         return self.prompts.vocabulary
 
+    @property
+    def wait_s(self) -> float:
+        """Until a slot is free, and before that until the model is in memory."""
+        return self._pool.load_left_s(self.resident) + self.engine.turns.wait_s
+
     async def start(self) -> None:
         """Load vocabulary and model. A failure is told by `health`, not raised."""
         if importlib.util.find_spec("llama_cpp") is None:

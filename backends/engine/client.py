@@ -41,6 +41,7 @@ from backends.engine.protocol import (
 )
 from backends.engine.restarts import Restarts, State
 from backends.engine.settings import EngineSettings
+from backends.engine.turns import Turns
 from gateway.core.errors import (
     ContextExceeded,
     EngineFailed,
@@ -241,6 +242,7 @@ class Engine:
         self._keeper: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
         self._sequences: dict[int, Sequence] = {}
+        self.turns = Turns(settings.slots, time.monotonic)
         self._embeddings = Embeddings()
         self._ids = itertools.count(1)
         self._said = 0
@@ -275,6 +277,7 @@ class Engine:
         job = replace(job, id=next(self._ids))
         sequence = Sequence(job, self._say, self._forget)
         self._sequences[job.id] = sequence
+        self.turns.began(job.id)
         self._say(job.pack())
         return sequence
 
@@ -340,6 +343,7 @@ class Engine:
 
     def _forget(self, id: int) -> None:
         self._sequences.pop(id, None)
+        self.turns.ended(id)
 
     async def _keep(self) -> None:
         """Start workers, one after another, until cancelled."""

@@ -158,6 +158,15 @@ class ModelPool:
             told["elapsed_s"] = round(self._clock() - model.asked_at, 2)
         return told
 
+    def load_left_s(self, name: str) -> float:
+        """Seconds until a model could be used that somebody asks for now: 0 if it is there."""
+        model = self.models.get(name)
+        if model is None or model.state == "loaded":
+            return 0.0
+        begun = model.since if model.state == "loading" else model.asked_at
+        passed = self._clock() - begun if model.state == "loading" or model.askers else 0.0
+        return max(0.0, self._expected(model) - passed)
+
     def _not_yet(self, name: str) -> ModelLoading:
         model, told = self.models[name], self.progress(name)
         left = self._expected(model) - told.get("elapsed_s", 0.0)

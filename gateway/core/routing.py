@@ -151,7 +151,10 @@ class Candidate:
 
     `rests_s`: seconds until one that is not healthy may be tried again, as far as anybody knows.
     `probe`: it is not healthy, and still may be asked now if there is no other. `full`: others had
-    better be asked, more requests wait for it than it takes well.
+    better be asked, more requests wait for it than it takes well. `wait_s`: what its own queue, or
+    the loading of its model, is expected to take before `ttft_s` begins to count; None where only
+    its server knows. `gain`: how many
+    times faster than its target alone it says its tokens, where it drafts and knows.
     """
 
     upstream: Upstream
@@ -162,6 +165,7 @@ class Candidate:
     probe: bool = False
     full: bool = False
     gain: float | None = None
+    wait_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

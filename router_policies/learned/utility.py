@@ -64,7 +64,11 @@ def worth(
     ttft = candidate.ttft_s
     if ttft is None:
         ttft = LOCAL_TTFT_S if local else REMOTE_TTFT_S
-    seconds = ttft * (1 + candidate.in_flight * local) + tokens / TOKENS_PER_S
+    per_s = TOKENS_PER_S * (candidate.gain or 1.0)
+    wait = candidate.wait_s
+    if wait is None:  # a guess: a local server computes for all that are there
+        wait = ttft * candidate.in_flight * local
+    seconds = wait + ttft + tokens / per_s
     if upstream.kind == "cascade":
         gain = CAUGHT * max(0.0, strong - weak)
         quality = weak + gain

@@ -205,3 +205,11 @@ def test_a_local_loser_costs_nothing() -> None:
     said = run(events(race(first, quick("b"))))
     (report,) = [event for event in said if isinstance(event, PartReport)]
     assert report.cost_usd == 0
+
+
+def test_it_costs_at_most_what_the_dearest_does() -> None:
+    """So routing compares it by the worst case; who runs with an unknown price has none either."""
+    dear = upstream("dear", price=Price(input=20.0, output=5.0, listed=True))
+    both = race(quick("a"), ScriptedBackend(dear, saying("b")))
+    assert both.upstream.price == Price(input=20.0, output=10.0, listed=True)
+    assert race(quick("a"), slow("b", priced=False)).upstream.price is None

@@ -120,3 +120,32 @@ def test_what_is_down_comes_last() -> None:
     down = replace(FAR, healthy=False)
     full = replace(PAIR, full=True)
     assert order(facts(0.1, 0.9), [down, full, NEAR]) == ["near", "pair", "far"]
+
+
+def test_a_queue_costs_its_wait() -> None:
+    """Who wants it fast passes a local queue; where its length is not told, those in flight count."""
+    known = facts(0.7, 0.7)
+    fast = PRESETS["fast"]
+    assert order(known, ALL, weights=fast)[0] == "near"
+    assert order(known, [replace(NEAR, wait_s=6.0), FAR], weights=fast)[0] == "far"
+    assert order(known, [replace(NEAR, in_flight=30), FAR], weights=fast)[0] == "far"
+    told = replace(NEAR, in_flight=30, wait_s=0.0)
+    assert order(known, [told, FAR], weights=fast)[0] == "near"
+
+
+def test_drafting_counts_by_what_it_brings() -> None:
+    """A speculative upstream is preferred for its speed where it has one, and only there."""
+    known = facts(0.5, 0.9)
+    fast = PRESETS["fast"]
+    assert order(known, [FAR, replace(PAIR, gain=1.5)], weights=fast)[0] == "pair"
+    assert order(known, [FAR, replace(PAIR, gain=1.0)], weights=fast)[0] == "far"
+
+
+def test_a_race_is_one_more_candidate() -> None:
+    """One that begins sooner than its first upstream alone is worth its price to who is in a hurry,
+    and not to who counts cents."""
+    known, quick = facts(0.5, 0.9), candidate("quick", Tier.CLOUD, kind="race", usd=0.006)
+    slow, raced = replace(FAR, ttft_s=2.0), replace(quick, ttft_s=0.4)
+    assert order(known, [NEAR, slow, raced], weights=PRESETS["fast"])[0] == "quick"
+    cheap = order(known, [slow, raced], weights=PRESETS["cheap"])
+    assert cheap[0] == "far"
