@@ -123,7 +123,7 @@ def test_what_is_down_comes_last() -> None:
 
 
 def test_a_queue_costs_its_wait() -> None:
-    """Who wants it fast passes a local queue; where its length is not told, those in flight count."""
+    """Who wants it fast passes a local queue; where none is told, those in flight count."""
     known = facts(0.7, 0.7)
     fast = PRESETS["fast"]
     assert order(known, ALL, weights=fast)[0] == "near"
