@@ -215,6 +215,9 @@ def _pairs(given: Iterable[str], rows: Iterable[Any]) -> dict[str, tuple[str, st
         weak, comma, strong = (models if equals else text).rpartition(",")
         if not comma or not weak or not strong:
             raise ValueError(f"--pair {text}: expects {PAIR}")
+        if equals and source not in sources:
+            known = ", ".join(sorted(sources))
+            raise ValueError(f"--pair {text}: no such source in the data; it has {known}")
         for name in [source] if equals else sorted(sources - pairs.keys()):
             pairs[name] = (weak, strong)
     return pairs

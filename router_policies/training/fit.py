@@ -8,7 +8,7 @@ benchmark's graders are harder than another's, and that is not the prompt's doin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from router_policies.learned.trees import LEAVES, NODES, Forest, Trees
 from router_policies.learned.wording import BITS, Wording, pairs
 from router_policies.training.data import Floats, Labelled
 from router_policies.training.domains import domain
+from router_policies.training.plainer import EVERY, plainer
 
 SEEN = 2
 """A pair of pieces is known once so many unrelated prompts have it."""
@@ -52,6 +53,16 @@ APGR, because their names are always new."""
 
 FEW = 400
 """Fewer prompts teach nothing: trees have at least 40 in a leaf."""
+COPY = 0.25
+"""What a plainer copy counts beside its row: as much as costs nothing on the rows as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Rows' numbers in a plainer form (plainer.py), and which row each is of."""
+
+    of: NDArray[np.intp]
+    numbers: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +70,13 @@ class Prepared:
     """Prompts as the heads see them: a row of numbers each, and the hashes of its pairs.
 
     `worded`: whether a row has its token vectors; zeros are in their place where it does not.
+    `copies` are learnt from with their rows, and never asked about.
     """
 
     numbers: NDArray[np.float32]
     hashes: tuple[NDArray[np.uint32], ...]
     worded: NDArray[np.bool_]
+    copies: Copies | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,36 +103,54 @@ class Predicted:
         return blended + blend.lean * (self.fails - blend.mean_fails)
 
 
-def prepare(prompts: Sequence[str], wording: Wording) -> Prepared:
-    """The numbers of some prompts."""
+def prepare(prompts: Sequence[str], wording: Wording, *, copies: bool = False) -> Prepared:
+    """The numbers of some prompts; `copies`: to learn from, with plainer ones beside them."""
     numbers, hashes = [], []
     for prompt in prompts:
-        text = clip(prompt)
-        found = words(text)
-        ids = wording.ids(found)
-        numbers.append(np.concatenate([features(text, found), wording.vector(ids)]))
+        ids, row = _row(prompt, wording)
+        numbers.append(row)
         hashes.append(pairs(ids))
-    return Prepared(np.array(numbers, np.float32), tuple(hashes), np.ones(len(hashes), np.bool_))
+    worded = np.ones(len(hashes), np.bool_)
+    whole = Prepared(np.array(numbers, np.float32), tuple(hashes), worded)
+    if not copies:
+        return whole
+    of = np.arange(0, len(prompts), EVERY)
+    plain = [_row(plainer(each, at), wording)[1] for at, each in enumerate(prompts[::EVERY])]
+    return replace(whole, copies=Copies(of, np.array(plain, np.float32)))
+
+
+def _row(prompt: str, wording: Wording) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    text = clip(prompt)
+    found = words(text)
+    ids = wording.ids(found)
+    return ids, np.concatenate([features(text, found), wording.vector(ids)])
 
 
 def fit(labelled: Labelled, prepared: Prepared, at: NDArray[np.intp]) -> Heads:
     """Heads from the rows `at`. Raises ImportError without LightGBM."""
+    rows, seen = len(at), known_pairs(labelled.take(at), prepared, at)
+    numbers, worded = prepared.numbers[at], prepared.worded[at]
+    if (copies := prepared.copies) is not None:
+        mine = np.isin(copies.of, at)
+        at = np.concatenate([at, copies.of[mine]])
+        numbers = np.concatenate([numbers, copies.numbers[mine]])
+        worded = np.concatenate([worded, prepared.worded[copies.of[mine]]])
     some = labelled.take(at)
-    numbers = prepared.numbers[at]
+    trust = some.weight.copy()
+    trust[rows:] *= COPY
     shape = range(len(NAMES))
     every = range(numbers.shape[1])
     soft = (some.soft_strong - some.soft_weak + some.gain) / 2
     even = without_sources(some, some.gain)
     gain = [(shape, soft, 1 / 2), (shape, even, 1 / 2)]
-    worded = prepared.worded[at]
     # Where vectors are missing their zeros must not become a sign of where a row is from.
     wide = every if worded.all() or worded.sum() >= FEW else shape
     fails = [(shape, some.fails, 2 / 3), (wide, some.fails, 1 / 3)]
     parts = []
     for columns, target, share in (*gain, *fails):
         which = worded if columns is every else np.ones(len(at), np.bool_)
-        parts.append(_boost(numbers[which], target[which], some.weight[which], columns, share))
-    return Heads(_joined(parts), len(gain) * ROUNDS, known_pairs(some, prepared, at))
+        parts.append(_boost(numbers[which], target[which], trust[which], columns, share))
+    return Heads(_joined(parts), len(gain) * ROUNDS, seen)
 
 
 def known_pairs(labelled: Labelled, prepared: Prepared, at: NDArray[np.intp]) -> NDArray[np.uint8]:

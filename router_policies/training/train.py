@@ -94,17 +94,18 @@ def _together(
         raise BadData(f"{rows} labelled prompts{of}; at least {FEW} are needed")
     if own is None:
         assert labelled is not None  # there are rows
-        return labelled, prepare([row.prompt for row in labelled.rows], wording)
+        return labelled, prepare([row.prompt for row in labelled.rows], wording, copies=True)
     blank = np.zeros((len(own.numbers), wording.width), np.float32)
     numbers = np.concatenate([own.numbers, blank], axis=1)
     unworded = np.zeros(len(numbers), np.bool_)
     if labelled is None:
         return own.labelled, Prepared(numbers, own.hashes, unworded)
-    shown = prepare([row.prompt for row in labelled.rows], wording)
+    shown = prepare([row.prompt for row in labelled.rows], wording, copies=True)
     return joined(labelled, own.labelled), Prepared(
         np.concatenate([shown.numbers, numbers]),
         shown.hashes + own.hashes,
         np.concatenate([shown.worded, unworded]),
+        shown.copies,
     )
 
 

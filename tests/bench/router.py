@@ -20,11 +20,14 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from router_policies.learned.artifact import DEFAULT, load
+from router_policies.learned.model import Blend
+from router_policies.learned.wording import Wording
 from router_policies.training.data import Floats, Labelled, folds, label, read
 from router_policies.training.domains import domain
 from router_policies.training.evaluate import by_field, cells, compare, replay, sets
-from router_policies.training.fit import Predicted, blend_of, held_out, prepare
+from router_policies.training.fit import Predicted, Prepared, blend_of, held_out, prepare
 from router_policies.training.train import FOLDS
+from tests.bench.routing import rewording
 from tests.bench.routing.baselines import chance, held_out_logistic, lengths, ngrams
 from tests.bench.routing.latency import decision_us, path_us
 
@@ -60,7 +63,8 @@ def main() -> None:
     labelled = label(read(sorted(arguments.data.glob("*.jsonl.gz"))), PAIRS)
     print(f"{len(labelled.rows)} prompts of {len(PAIRS)} model pairs; seconds on one core follow")
     artifact = load(DEFAULT)
-    prepared = prepare([row.prompt for row in labelled.rows], artifact.router.wording)
+    prompts = [row.prompt for row in labelled.rows]
+    prepared = prepare(prompts, artifact.router.wording, copies=True)
     parts = folds([row.group for row in labelled.rows], FOLDS)
     began = time.process_time()
     said = held_out(labelled, prepared, parts)
@@ -71,6 +75,7 @@ def main() -> None:
         fields = np.array([domain(row) for row in labelled.rows])
         alone = held_out(labelled, prepared, fields)
         figures |= left_out(labelled, said, alone, fields)
+    figures |= reworded(labelled, prepared, parts, blend_of(said), artifact.router.wording)
     figures |= shares(labelled, scores)
     figures |= latency(labelled)
     verdicts(figures)
@@ -130,6 +135,21 @@ def left_out(
         "lodo_mean": float(np.mean(values)),
         "lodo_min": min(values),
         "lodo_mean_length": float(np.mean(list(length.values()))),
+    }
+
+
+def reworded(
+    labelled: Labelled, prepared: Prepared, parts: Floats, blend: Blend, wording: Wording
+) -> dict[str, float]:
+    """How many decisions at a 30 % share change with the words alone."""
+    found = rewording.table(labelled, prepared, parts, blend, wording, TARGET)
+    print(f"\nReworded: decisions at a {TARGET:.0%} share that change (chance: 42 %)")
+    for how, by_router in found.items():
+        print(f"  {how:<14}" + "".join(f"  {name} {v:6.1%}" for name, v in by_router.items()))
+    kept = [found[how] for how in rewording.REWORDINGS]
+    return {
+        f"flips_{name}": float(np.mean([each[key] for each in kept]))
+        for name, key in ((OURS, OURS), (LENGTH, LENGTH), ("ngram", "n-gram LR"))
     }
 
 

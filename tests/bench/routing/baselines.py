@@ -71,11 +71,12 @@ def held_out_logistic(
     said = np.zeros(matrix.shape[0])
     for part in np.unique(parts):
         inside, outside = np.flatnonzero(parts == part), np.flatnonzero(parts != part)
-        said[inside] = matrix[inside] @ _logistic(matrix[outside], wins[outside].astype(float))
+        said[inside] = matrix[inside] @ logistic(matrix[outside], wins[outside].astype(float))
     return said
 
 
-def _logistic(matrix: csr_matrix, target: Floats) -> Floats:
+def logistic(matrix: csr_matrix, target: Floats) -> Floats:
+    """The weights of a ridge logistic regression."""
     across = matrix.T.tocsr()
 
     def loss(weights: Floats) -> tuple[float, Floats]:
