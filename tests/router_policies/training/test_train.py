@@ -63,7 +63,7 @@ def test_what_can_be_learnt_is_learnt(labelled: Labelled) -> None:
 def test_numpy_says_what_lightgbm_says(labelled: Labelled, tmp_path: Path) -> None:
     """An artifact that was written and loaded scores as the heads did in training."""
     artifact = train(labelled, WORDING, tmp_path / "out", pairs=PAIRS)
-    prepared = prepare([row.prompt for row in labelled.rows], WORDING)
+    prepared = prepare([row.prompt for row in labelled.rows], WORDING, copies=True)
     heads = fit(labelled, prepared, np.arange(len(labelled.rows)))
     said = predict(heads, prepared, np.arange(50))
     for index in range(50):
