@@ -96,6 +96,7 @@ class Config:
             aliases=names,
             abilities=self.router.abilities,
             novelty_limit=self.router.novelty_limit,
+            unsure=self.router.unsure,
         )
 
     @cached_property

@@ -37,6 +37,7 @@ class Router:
     shadow: Artifact | None = field(default=None, repr=False)
     abilities: Mapping[str, float] = field(default_factory=dict)
     novelty_limit: float = 0.8
+    unsure: float = 0.1
     labels: Labels | None = None
 
 
@@ -66,6 +67,7 @@ def read_router(
         shadow=shadow,
         abilities=MappingProxyType(abilities),
         novelty_limit=section.novelty_limit,
+        unsure=section.unsure,
         labels=_labels(section.labels, folder),
     )
 

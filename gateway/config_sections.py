@@ -148,13 +148,15 @@ class RouterSection(Section):
 
     `abilities` is a file that `tandem router probe` wrote. `shadow` is another artifact that scores
     the same requests and decides nothing. Prompts newer than `novelty_limit` are left to the
-    alias's next policy.
+    alias's next policy. With a `cloud_share`, those up to `unsure` from its cut, in rank, go to a
+    cascade first.
     """
 
     artifact: Path | None = None
     abilities: Path | None = None
     shadow: Path | None = None
     novelty_limit: Annotated[float, Field(ge=0, le=1)] = 0.8
+    unsure: Annotated[float, Field(ge=0, le=1)] = 0.1
     labels: LabelsSection | None = None
 
 

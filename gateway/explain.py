@@ -23,6 +23,7 @@ from router_policies.facts import HEADER
 ASSUMED_COMPLETION = 256
 """Tokens an answer is taken to have when the request sets no limit."""
 
+Terms = Callable[[Candidate], Mapping[str, float | None] | None]
 Pace = Callable[[str], float | None]
 """An upstream's usual seconds between two tokens; None if nobody has measured it."""
 
@@ -52,7 +53,7 @@ async def explain(
         "decision": None if plan is None else _decision(plan),
         "error": None if error is None else {"code": error.code, "message": error.message},
         "phases": _phases(planner, exchange, trace, rejected, plan),
-        "candidates": _candidates(trace, plan, rejected, usage, pace),
+        "candidates": _candidates(trace, plan, rejected, usage, pace, _terms(planner, trace, plan)),
         "balanced": [] if plan is None or plan.balanced is None else _groups(plan.balanced),
         "assumed": {
             "prompt_tokens": usage.prompt_tokens,
@@ -183,6 +184,7 @@ def _candidates(
     rejected: tuple[Rejection, ...],
     usage: Usage,
     pace: Pace,
+    terms: Terms,
 ) -> list[dict[str, Any]]:
     """All that were considered, those that would be asked first."""
     order = [] if plan is None else [each.upstream.name for each in plan.route.candidates]
@@ -193,8 +195,18 @@ def _candidates(
     )
     return [
         _candidate(each, places, removed.get(each.upstream.name), trace.counted, usage, pace)
+        | {"worth": terms(each) if each.upstream.name in places else None}
         for each in considered
     ]
+
+
+def _terms(planner: Planner, trace: Trace, plan: Plan | None) -> Terms:
+    """What the learned policy holds of a candidate; of none where it has nothing to go by."""
+    alias = None if trace.alias is None else planner.rulebook.aliases[trace.alias]
+    if plan is None or alias is None or alias.terms is None or "router.score" not in plan.facts:
+        return lambda candidate: None
+    of, facts = alias.terms, plan.facts
+    return lambda candidate: of(candidate, facts)
 
 
 def _candidate(

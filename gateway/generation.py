@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from backends import BACKENDS
@@ -30,7 +30,7 @@ from gateway.conversations import Conversations
 from gateway.core.events import Collector
 from gateway.core.exchange import Exchange, ExchangeRecord
 from gateway.core.registry import load
-from gateway.core.routing import Facts, Zone
+from gateway.core.routing import Candidate, Facts, Zone
 from gateway.cors import AllowedOrigins
 from gateway.decisions import Decisions
 from gateway.detect.detector import Hooked, PatternDetector
@@ -54,6 +54,7 @@ from gateway.tightened import Tightened
 from gateway.token_pace import TokenPaces
 from router_policies.base import Assessor, Mode
 from router_policies.chain import build as build_policy
+from router_policies.learned.utility import worth
 from router_policies.pin import PinPolicy
 from router_policies.rules import exact, locality, min_bits, observed
 
@@ -313,6 +314,7 @@ def rulebook(
             candidates=alias.candidates,
             policy=build_policy(alias.policy, replace(settings, weights=alias.weights_for(name))),
             assessor=assessor(config, name, before),
+            terms=terms(config, name),
             deadline_s=alias.deadline,
             min_bits=alias.min_bits,
             conversations=conversations if "sticky" in alias.policy else None,
@@ -377,6 +379,17 @@ def assessor(config: Config, name: str, before: Rulebook | None) -> Assessor | N
         shadow=config.router.shadow,
         before=earlier if isinstance(earlier, AliasAssessor) else None,
     )
+
+
+def terms(
+    config: Config, name: str
+) -> Callable[[Candidate, Facts], Mapping[str, float | None]] | None:
+    """What a candidate is worth to an alias whose policy goes by predictions, term by term."""
+    alias, abilities = config.aliases[name], config.router.abilities
+    if "learned" not in alias.policy:
+        return None
+    weights = alias.weights_for(name)
+    return lambda candidate, facts: asdict(worth(candidate, facts, weights, abilities))
 
 
 def nobody_else(method: str, headers: Mapping[str, str]) -> None:

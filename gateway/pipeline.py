@@ -247,6 +247,8 @@ class Pipeline:
                 self.planner.balancer.ended(
                     plan.balanced, opened.upstream.name, draft.usage, opened.ttft_s
                 )
+            if draft.cascade is not None and not (draft.cascade["escalated"] or draft.continued):
+                plan.kept()
             plan.paid(draft.cost_usd)
             record = self._close(draft, exchange, permit, error)
             if self._answered is not None:

@@ -42,13 +42,15 @@ class Alias:
 
     `groups` are those that stand equal, with their weights; None: who is the same in all that
     matters (balance.py). `bigger_context`: a prompt that an upstream refused as too long goes to
-    the next one with more context. `assessor` is there if the policy goes by predictions,
-    `conversations` if it wants to know who answered last.
+    the next one with more context. `assessor` is there if the policy goes by predictions, and
+    `terms`, which tells what a candidate is worth to it; `conversations` if it wants to know who
+    answered last.
     """
 
     candidates: tuple[str, ...]
     policy: Policy
     assessor: Assessor | None = None
+    terms: Callable[[Candidate, Facts], Mapping[str, float | None]] | None = None
     deadline_s: float | None = None
     min_bits: float | None = None
     conversations: Conversations | None = None
@@ -107,6 +109,11 @@ class Plan:
         """A live request takes this plan's route; a dry run never says so."""
         if self.assessor is not None:
             self.assessor.note(self.facts, self.route)
+
+    def kept(self) -> None:
+        """A cascade answered it with its draft."""
+        if self.assessor is not None:
+            self.assessor.kept(self.route)
 
     def paid(self, usd: float | None) -> None:
         """Its answer cost so much; None where nobody knows."""
@@ -204,7 +211,7 @@ class Planner:
         if alias is not None and len(route.candidates) > 1:
             route, balanced = self._balance(route, exchange, zone, alias)
         limit_s = self._limit_s(exchange, alias)
-        route = spilled(route, limit_s)
+        route = spilled(route, limit_s, capped=bool(facts.get("router.capped")))
         return Plan(
             zone=zone,
             reach=self._fleet.within(zone),

@@ -78,7 +78,8 @@ class Settings:
 
     `weights` are those of the alias that the policy is built for; `abilities` says how much better
     an upstream is than others of its tier, as a shift of log-odds. Prompts newer than
-    `novelty_limit` are nobody's business to predict.
+    `novelty_limit` are nobody's business to predict. Where a share is kept, a prompt up to `unsure`
+    from the cut, in rank, goes to a cascade first, if there is one.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -86,6 +87,7 @@ class Settings:
     weights: Weights = Weights()
     abilities: Mapping[str, float] = field(default_factory=dict)
     novelty_limit: float = 0.8
+    unsure: float = 0.1
 
 
 class Assessor(Protocol):
@@ -99,6 +101,9 @@ class Assessor(Protocol):
 
     def note(self, facts: Facts, route: Route) -> None:
         """A request with these facts took this route."""
+
+    def kept(self, route: Route) -> None:
+        """It began with a cascade, and the draft was kept: nothing was sent to a stronger one."""
 
     def spent(self, usd: float) -> None:
         """An answer cost so much."""

@@ -11,7 +11,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,8 @@ from gateway.core.registry import load as load_class
 from gateway.dialects import DIALECTS
 from gateway.discovery import TARGET, discover
 from gateway.explain import explain as explained
-from gateway.plan import Plan, Trace
+from gateway.plan import Trace
 from gateway.wire.strict import parse
-from router_policies.learned.utility import worth
 
 MOST_PARTS = 8
 """Of a score, shown one by one."""
@@ -78,10 +77,10 @@ async def explain(arguments: argparse.Namespace, raw: bytes, env: Mapping[str, s
         if arguments.json:
             return orjson.dumps(told, option=orjson.OPT_INDENT_2).decode()
         # Raises what a client would get.
-        plan = await gateway.pipeline.planner.plan(exchange, Trace())
+        await gateway.pipeline.planner.plan(exchange, Trace())
         lines = _lines(told)
         if told["contributions"]:
-            lines += ["", *_worths(gateway.config, plan, request.model)]
+            lines += ["", *_worths(told["candidates"])]
             lines += ["", *_contributions(told["contributions"])]
         return "\n".join(lines)
 
@@ -163,15 +162,17 @@ def _balanced(group: list[Mapping[str, Any]]) -> str:
     )
 
 
-def _worths(config: Config, plan: Plan, model: str) -> list[str]:
-    """What the learned policy holds of each candidate."""
-    weights = config.aliases[model].weights_for(model)
+def _worths(candidates: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What the learned policy holds of each candidate: the terms add up."""
     shown: list[str] = []
-    for each in plan.route.candidates:
-        said = worth(each, plan.facts, weights, config.router.abilities)
+    for each in candidates:
+        if (said := each["worth"]) is None:
+            continue
+        usd = "price unknown" if said["usd"] is None else f"about {said['usd']:.6f} USD"
         shown.append(
-            f"{'worth' if not shown else '':<9} {said.utility:+.3f} {each.upstream.name}: "
-            f"quality {said.quality:.3f}, about {said.seconds:.1f} s"
+            f"{'worth' if not shown else '':<9} {said['utility']:+.3f} {each['upstream']}: "
+            f"quality {said['quality']:.3f} - price {said['price']:.3f} - latency "
+            f"{said['latency']:.3f} - energy {said['energy']:.3f} ({usd}, {said['seconds']:.1f} s)"
         )
     return shown
 

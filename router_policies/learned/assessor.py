@@ -61,8 +61,9 @@ class AliasAssessor:
 
     def note(self, facts: Facts, route: Route) -> None:
         """A request with these facts took this route."""
-        score = facts.get("router.score")
-        if score is None or route.reason != "learned":
+        # A rule's route has no score. One by score that was moved past a queue still has it.
+        score = route.score
+        if score is None:
             return
         strong = route.candidates[0].upstream.tier is not Tier.LOCAL
         self._requests += 1
@@ -70,6 +71,13 @@ class AliasAssessor:
             self._keeper.note(score, strong=strong)
         if self._shadow is not None:
             self._shadow.note(facts["router.shadow"], strong=strong)
+
+    def kept(self, route: Route) -> None:
+        """The draft of the cascade that this route begins with was good enough."""
+        first = route.candidates[0].upstream
+        sent = first.kind == "cascade" and first.tier is not Tier.LOCAL
+        if self._keeper is not None and route.score is not None and sent:
+            self._keeper.recall(route.score)
 
     def spent(self, usd: float) -> None:
         """An answer cost so much."""

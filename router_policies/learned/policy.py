@@ -13,9 +13,6 @@ from gateway.core.routing import Candidate, Facts, Route, Tier
 from router_policies.base import Settings
 from router_policies.learned.utility import worth
 
-MIDDLE = 0.1
-"""Up to so far from the cut, in rank, a prompt is unsure: a cascade goes first, if there is one."""
-
 
 class LearnedPolicy:
     """`settings` say what its alias prefers (`weights`) and who can do what (`abilities`)."""
@@ -26,6 +23,7 @@ class LearnedPolicy:
         self._weights = settings.weights
         self._abilities = settings.abilities
         self._limit = settings.novelty_limit
+        self._unsure = settings.unsure
 
     def choose(self, facts: Facts, candidates: Sequence[Candidate]) -> Route | None:
         score = facts.get("router.score")
@@ -42,7 +40,7 @@ class LearnedPolicy:
                 return None
             side: Callable[[Candidate], int] = _spare if capped else _same
         else:
-            side = _sides(rank, cut, capped)
+            side = _sides(rank, cut, self._unsure, capped)
 
         def key(candidate: Candidate) -> tuple[bool, bool, int, float]:
             # What is down or full comes last, as in the static order.
@@ -64,9 +62,9 @@ def _spare(candidate: Candidate) -> int:
     return int(candidate.upstream.tier is not Tier.LOCAL)
 
 
-def _sides(rank: float, cut: float, capped: bool) -> Callable[[Candidate], int]:
+def _sides(rank: float, cut: float, middle: float, capped: bool) -> Callable[[Candidate], int]:
     strong = rank >= cut and not capped
-    unsure = abs(rank - cut) <= MIDDLE and not capped
+    unsure = abs(rank - cut) <= middle and not capped
 
     def side(candidate: Candidate) -> int:
         if candidate.upstream.kind == "cascade":

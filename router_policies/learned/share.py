@@ -55,9 +55,7 @@ class ShareKeeper:
 
     def note(self, score: float, *, strong: bool) -> None:
         """A request with this score was sent to one side."""
-        # No further than it takes to send all or none: what cannot be reached is not saved up.
-        shift = self._shift + STEP * (strong - self.target)
-        self._shift = min(self.target + STEP, max(self.target - 1.0 - STEP, shift))
+        self._move(STEP * (strong - self.target))
         if len(self._recent) == WINDOW:
             del self._sorted[bisect_left(self._sorted, self._recent.popleft())]
         self._recent.append(score)
@@ -66,6 +64,21 @@ class ShareKeeper:
             self._strong -= self._sent[0]
         self._sent.append(strong)
         self._strong += strong
+
+    def recall(self, score: float) -> None:
+        """One with this score, noted as sent, was answered here after all."""
+        self._move(-STEP)
+        latest = zip(reversed(self._recent), reversed(self._sent), strict=True)
+        for back, (own, strong) in enumerate(latest, start=1):
+            if own == score and strong:
+                self._sent[-back] = False
+                self._strong -= 1
+                return
+
+    def _move(self, step: float) -> None:
+        # No further than it takes to send all or none: what cannot be reached is not saved up.
+        shift = self._shift + step
+        self._shift = min(self.target + STEP, max(self.target - 1.0 - STEP, shift))
 
 
 class SpendCap:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from math import exp, log
 
 from gateway.core.chat import Usage
+from gateway.core.lean import lean
 from gateway.core.routing import Candidate, Facts, Tier
 from router_policies.base import Weights
 
@@ -39,12 +40,20 @@ PRESETS: Mapping[str, Weights] = {
 """What a cent costs in quality: balanced 0.25, cheap 2, quality 0.01; a second: fast 0.15."""
 
 
+@lean
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worth:
-    """A candidate's utility and what it is made of. `usd` is None if nobody knows the price."""
+    """A candidate's utility and what it is made of: quality - price - latency - energy.
+
+    `usd` is what is expected to be paid (a cascade's strong upstream is asked only sometimes), None
+    if nobody knows the price; then `price` is that of a dear one.
+    """
 
     utility: float
     quality: float
+    price: float
+    latency: float
+    energy: float
     usd: float | None
     seconds: float
     kilojoules: float
@@ -59,7 +68,6 @@ def worth(
     tokens = min(int(facts.get("max_tokens", ANSWER_TOKENS)), ANSWER_TOKENS)
     usage = Usage(prompt_tokens=int(facts.get("prompt_tokens", 0)), completion_tokens=tokens)
     usd = upstream.cost_of(usage)
-    paid = usage.total_tokens * DEAR / 1e6 if usd is None else usd
     local = upstream.tier is Tier.LOCAL
     ttft = candidate.ttft_s
     if ttft is None:
@@ -72,15 +80,24 @@ def worth(
     if upstream.kind == "cascade":
         gain = CAUGHT * max(0.0, strong - weak)
         quality = weak + gain
-        paid *= 1 - weak
+        asked = 1 - weak
     else:
+        asked = 1.0
         quality = weak if local else strong
     quality = moved(quality, abilities.get(upstream.name, 0.0))
+    if usd is None:
+        price = weights.price * asked * usage.total_tokens * DEAR / 1e6
+    else:
+        usd *= asked
+        price = weights.price * usd
     kilojoules = (upstream.watts or 0.0) * seconds / 1000
-    utility = quality - weights.price * paid - weights.latency * seconds
+    latency, energy = weights.latency * seconds, weights.energy * kilojoules
     return Worth(
-        utility=utility - weights.energy * kilojoules,
+        utility=quality - price - latency - energy,
         quality=quality,
+        price=price,
+        latency=latency,
+        energy=energy,
         usd=usd,
         seconds=seconds,
         kilojoules=kilojoules,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -76,3 +78,13 @@ def test_nobody_comes_and_nobody_goes(given: list[Candidate], left_s: float | No
         for side in (True, False):
             kept = [id(each) for each, late in places if late is side]
             assert kept == [id(each) for each in given if id(each) in kept]
+
+
+def test_no_money_is_spent_past_the_cap() -> None:
+    """Once an alias's money is gone, a queue is passed only to what is local; then the client
+    waits."""
+    far = replace(FAR, upstream=replace(FAR.upstream, tier=Tier.CLOUD))
+    route = replace(ROUTE, candidates=(QUEUED, far))
+    assert order(spilled(route, 2.0)) == ["far", "near"]
+    assert spilled(route, 2.0, capped=True) is route
+    assert order(spilled(ROUTE, 2.0, capped=True)) == ["far", "near"]

@@ -79,6 +79,9 @@ def test_train_and_evaluate(tmp_path: Path) -> None:
     assert wrong.returncode == 2 and "pair" in wrong.stderr
 
 
+TERMS = ("quality", "price", "latency", "energy")
+
+
 def test_explain_has_the_score_and_what_it_is_made_of(tmp_path: Path) -> None:
     """`tandem route explain` shows what each candidate is worth, and parts that add up."""
     path = tmp_path / "tandem.yaml"
@@ -98,7 +101,12 @@ def test_explain_has_the_score_and_what_it_is_made_of(tmp_path: Path) -> None:
     at = next(i for i, line in enumerate(lines) if line.startswith("score "))
     total, parts = float(lines[at].split()[1].rstrip(",")), lines[at + 1 :]
     assert sum(float(line.split()[0]) for line in parts) == pytest.approx(total, abs=1e-3)
-    assert sum("quality" in line for line in lines) == 2
+    worths = [line for line in lines if "quality" in line]
+    assert len(worths) == 2
+    for line in worths:
+        said = line.removeprefix("worth").split()
+        quality, *costs = (float(said[said.index(word) + 1]) for word in TERMS)
+        assert quality - sum(costs) == pytest.approx(float(said[0]), abs=3e-3)
 
 
 def test_shadow_needs_a_gateway() -> None:

@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.core.routing import Candidate, Price, Tier, Upstream, Zone
 from router_policies.base import Settings, Weights
@@ -99,6 +101,62 @@ def test_the_unsure_go_to_a_cascade() -> None:
     assert order(facts(0.5, 0.9, rank=0.65, cut=0.7), three)[0] == "both"
     assert order(facts(0.5, 0.9, rank=0.95, cut=0.7), three) == ["far", "both", "near"]
     assert order(facts(0.5, 0.9, rank=0.1, cut=0.7), three) == ["near", "both", "far"]
+
+
+def test_who_is_unsure_is_configured() -> None:
+    """A wider band sends more to the cascade, one of nothing only what lies on the cut."""
+    known, three = facts(0.5, 0.9, rank=0.5, cut=0.7), [NEAR, FAR, CASCADE]
+    assert order(known, three)[0] == "near"
+    assert order(known, three, unsure=0.25)[0] == "both"
+    assert order(facts(0.5, 0.9, rank=0.69, cut=0.7), three, unsure=0.0)[0] == "near"
+
+
+chances = st.floats(0, 1)
+
+
+@given(
+    weak=chances,
+    strong=chances,
+    weights=st.builds(
+        Weights, price=st.floats(0, 300), latency=st.floats(0, 1), energy=st.floats(0, 2)
+    ),
+    kind=st.sampled_from(["x", "cascade", "race"]),
+    tier=st.sampled_from(list(Tier)),
+    usd=st.none() | st.floats(0, 1),
+    watts=st.none() | st.floats(0, 500),
+    wait=st.none() | st.floats(0, 60),
+    gain=st.none() | st.floats(0.5, 4),
+    ability=st.floats(-3, 3),
+)
+def test_the_terms_add_up(
+    weak: float,
+    strong: float,
+    weights: Weights,
+    kind: str,
+    tier: Tier,
+    usd: float | None,
+    watts: float | None,
+    wait: float | None,
+    gain: float | None,
+    ability: float,
+) -> None:
+    """What is told of an action is what it is ranked by: quality less three costs, none negative,
+    each the weight times what is said to be used."""
+    made = candidate("it", tier, kind, usd or 0.0, wait_s=wait, gain=gain)
+    upstream = replace(made.upstream, watts=watts, price=made.upstream.price if usd else None)
+    made = replace(made, upstream=upstream)
+    known = facts(weak, strong) | {"prompt_tokens": 10}
+    said = worth(made, known, weights, {"it": ability})
+    assert said.utility == said.quality - said.price - said.latency - said.energy
+    assert min(said.price, said.latency, said.energy) >= 0 and 0 <= said.quality <= 1
+    assert said.latency == weights.latency * said.seconds
+    assert said.energy == weights.energy * said.kilojoules
+    if said.usd is not None:
+        assert said.price == weights.price * said.usd
+    route = LearnedPolicy(Settings(weights=weights, abilities={"it": ability})).choose(
+        known, [made, NEAR]
+    )
+    assert route is not None and route.worth["it"] == said.utility
 
 
 @pytest.mark.parametrize("share", [{}, {"rank": 0.9, "cut": 0.7}])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router_policies.learned.share import HOUR_S, ShareKeeper, SpendCap
+from router_policies.learned.share import HOUR_S, WINDOW, ShareKeeper, SpendCap
 
 START = [i / 100 for i in range(101)]
 
@@ -92,3 +92,34 @@ def test_spending_is_capped_by_the_hour() -> None:
     cap.note(0.6, HOUR_S + 2)
     assert cap.reached(HOUR_S + 3)
     assert not cap.reached(3 * HOUR_S)
+
+
+@settings(deadline=None)
+@given(kept=st.floats(0, 1), target=st.sampled_from([0.2, 0.3, 0.5]), seed=st.integers(0, 99))
+def test_a_kept_draft_is_not_one_that_was_sent(kept: float, target: float, seed: int) -> None:
+    """However many drafts a cascade keeps near the cut, the share of what really goes is held."""
+    rng, keeper = random.Random(seed), ShareKeeper(target, START)
+    gone = []
+    for _ in range(2000):
+        score = rng.gauss(0, 1)
+        rank, cut = keeper.rank(score), keeper.cut
+        cascade = abs(rank - cut) <= 0.1
+        strong = cascade or rank >= cut
+        keeper.note(score, strong=strong)
+        if cascade and rng.random() < kept:
+            keeper.recall(score)
+            strong = False
+        gone.append(strong)
+    assert sum(gone[500:]) / 1500 == pytest.approx(target, abs=0.06)
+    assert keeper.share == sum(gone[-WINDOW:]) / WINDOW
+
+
+def test_a_recall_undoes_one_request() -> None:
+    """It leaves what was noted as kept here from the start, wherever it is in the window."""
+    one, other = ShareKeeper(0.3, START), ShareKeeper(0.3, START)
+    for score in (0.2, 0.9, 0.5):
+        one.note(score, strong=score == 0.9)
+        other.note(score, strong=False)
+    one.recall(0.9)
+    assert one.share == other.share == 0.0
+    assert one.cut == pytest.approx(other.cut)
