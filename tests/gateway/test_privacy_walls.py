@@ -19,6 +19,7 @@ from backends import BACKENDS
 from backends.base import Backend, Resources
 from gateway.admission import Admission
 from gateway.config import Config
+from gateway.conversations import Conversations
 from gateway.core.chat import ChatRequest, Endpoint, Feature, Message
 from gateway.core.errors import (
     LocalUnavailable,
@@ -29,9 +30,10 @@ from gateway.core.errors import (
 )
 from gateway.core.exchange import Call, Caller, Exchange
 from gateway.core.registry import load
-from gateway.core.routing import Candidate, Facts, Route, Zone
+from gateway.core.routing import Candidate, Facts, Route, Tier, Zone
 from gateway.detect.detector import PatternDetector
 from gateway.detect.patterns import patterns
+from gateway.explain import explain
 from gateway.fleet import Fleet
 from gateway.generation import rulebook
 from gateway.pipeline import Pipeline
@@ -40,6 +42,12 @@ from tests.fakes.harness import Kept, exchange, run
 from tests.fakes.scripted import ScriptedBackend, saying, upstream
 
 NAMES = ("a", "b", "c", "d")
+COMBINED_OF = {
+    "thrifty": {"kind": "cascade", "draft": "a", "strong": "b"},
+    "quick": {"kind": "race", "of": ["c", "d"], "after": 0.0},
+}
+PARTS = {"thrifty": ("a", "b"), "quick": ("c", "d"), **{name: (name,) for name in NAMES}}
+EVERYBODY = (*NAMES, *COMBINED_OF)
 ZONES = st.sampled_from([zone.label for zone in Zone])
 TEAMS = ("red", "blue")
 EMAIL = "ask jane.doe@acme.io"
@@ -55,7 +63,7 @@ RULE = st.fixed_dictionaries(
     {},
     optional={
         "when": WHEN,
-        "use": st.sampled_from([*NAMES, "auto", "other"]),
+        "use": st.sampled_from([*EVERYBODY, "auto", "other"]),
         "fallback": st.booleans(),
         "locality": ZONES,
         "mode": st.sampled_from(["enforce", "observe", "bypass_learning"]),
@@ -68,7 +76,11 @@ RULE = st.fixed_dictionaries(
         and not ("locality" in rule and rule.get("mode") == "observe")
     )
 )
-LISTED = st.lists(st.sampled_from(NAMES), min_size=1, max_size=4, unique=True)
+LISTED = st.lists(st.sampled_from(EVERYBODY), min_size=1, max_size=6, unique=True)
+POLICIES = (
+    ["rules", "static"], ["static"], ["rules", "sticky"],
+    ["rules", "learned", "sticky"], ["learned", "static"],
+)  # fmt: skip
 
 
 @st.composite
@@ -86,13 +98,14 @@ def configs(draw: st.DrawFn, zones: dict[str, str]) -> dict[str, Any]:
                 "zone": zones[name],
             }
             for name in NAMES
-        },
+        }
+        | COMBINED_OF,
         "models": {
             "auto": {
                 "candidates": draw(LISTED),
-                "policy": draw(
-                    st.sampled_from([["rules", "static"], ["static"], ["rules", "sticky"]])
-                ),
+                "policy": draw(st.sampled_from(POLICIES)),
+                "deadline": draw(st.sampled_from(["1s", "1h", None])),
+                "prefer": draw(st.sampled_from(["cheap", "fast", "quality", None])),
             },
             "other": {"candidates": draw(LISTED)},
         },
@@ -121,7 +134,7 @@ class Asked:
 
 ASKED = st.builds(
     Asked,
-    model=st.sampled_from([*NAMES, "auto", "other"]),
+    model=st.sampled_from([*EVERYBODY, "auto", "auto", "other"]),
     key=st.sampled_from(list(Zone)),
     header=st.none() | ZONES,
     team=st.none() | st.sampled_from(TEAMS),
@@ -172,9 +185,47 @@ class Rogue:
         self._random = random
 
     def choose(self, facts: Facts, candidates: Sequence[Candidate]) -> Route:
-        everything = list(self._fleet.snapshot(NAMES))
+        everything = list(self._fleet.snapshot(EVERYBODY))
         self._random.shuffle(everything)
         return Route(candidates=tuple(everything), reason="learned", score=1.0)
+
+
+@dataclass
+class Wild:
+    """Predicts anything, and whatever a closed loop may say."""
+
+    random: Random
+
+    def assess(self, request: ChatRequest) -> Facts:
+        if self.random.random() < 0.1:
+            return {}
+        names = ["score", "weak_ok", "strong_ok", "novelty"]
+        names += ["rank", "cut"] if self.random.random() < 0.5 else []
+        facts: dict[str, Any] = {f"router.{name}": self.random.random() for name in names}
+        return facts | {"router.capped": self.random.random() < 0.3}
+
+    def explain(self, request: ChatRequest) -> dict[str, float]:
+        return {}
+
+    def note(self, facts: Facts, route: Route) -> None:
+        pass
+
+    def kept(self, route: Route) -> None:
+        pass
+
+    def spent(self, usd: float) -> None:
+        pass
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+
+@dataclass
+class Queued(ScriptedBackend):
+    """One with a queue of its own, which may be of any length, and drafts that bring something."""
+
+    wait_s: float = 0.0
+    gain: float | None = None
 
 
 def request_of(asked: Asked) -> Exchange:
@@ -213,8 +264,9 @@ def test_nothing_brings_back_what_was_removed(
     without_tools: set[str],
     rogue: bool,
 ) -> None:
-    """Over any rules, aliases, pins, faults, scores and reloads: an upstream outside the request's
-    zone is never asked, nor one that lacks what it needs, nor is a plan made that names one."""
+    """Over any rules, aliases, pins, faults, scores, queues and reloads: an upstream outside the
+    request's zone is never asked, by itself, in a cascade or in a race, nor one that lacks what it
+    needs, nor is a plan made that names one."""
     zones, sections = world
     random = Random(seed)
     labels = {zone.label: zone for zone in Zone}
@@ -223,25 +275,34 @@ def test_nothing_brings_back_what_was_removed(
         return [random.choice(FAILURES)("down")] if random.random() < 0.5 else saying("fine")
 
     backends = {
-        name: ScriptedBackend(
+        name: Queued(
             upstream(
                 name,
                 zone=labels[zones[name]],
+                tier=random.choice(list(Tier)),
                 features=frozenset(Feature) - ({Feature.TOOLS} if name in without_tools else set()),
             ),
             script,
             ok=random.random() < 0.9,
+            wait_s=random.choice([0.0, 0.0, 5.0]),
+            gain=random.choice([None, 1.5]),
         )
         for name in NAMES
     }
     now = [0.0]
-    fleet = Fleet(backends, lambda: now[0])
+    fleet = Fleet({**backends, **combined_of(backends)}, lambda: now[0])
 
     async def story() -> None:
         watch = PatternDetector(patterns(["email"]), {"email": Zone.MACHINE})
         pipelines = []
         for each in sections:
-            planner = Planner(fleet, rulebook(Config.build(**each), detector=watch))
+            config = Config.build(**each)
+            book = rulebook(config, detector=watch, conversations=Conversations(lambda: now[0]))
+            predicted = {
+                name: alias if alias.assessor is None else replace(alias, assessor=Wild(random))
+                for name, alias in book.aliases.items()
+            }
+            planner = Planner(fleet, replace(book, aliases=predicted))
             if rogue:
                 book = planner.rulebook
                 bad = Rogue(fleet, random)
@@ -259,6 +320,13 @@ def test_nothing_brings_back_what_was_removed(
                     plan = await pipelines[at].planner.plan(request_of(asked))
                     assert plan.zone == allowed
                     assert all(allowed.admits(c.upstream.zone) for c in plan.route.candidates)
+                    for removed in plan.route.rejected:
+                        assert all(
+                            c.upstream.name != removed.upstream for c in plan.route.candidates
+                        )
+                    told = await explain(pipelines[at].planner, request_of(asked))
+                    placed = [c for c in told["candidates"] if c["place"] is not None]
+                    assert all(allowed.admits(labels[c["zone"]]) for c in placed)
                 reply = await pipelines[at].answer(request_of(asked))
                 try:
                     await reply.events.into(Kept())
@@ -273,10 +341,20 @@ def test_nothing_brings_back_what_was_removed(
                 assert backend.told[-1].zone <= allowed
                 if not rogue:  # a policy of somebody else's making is held to the zone alone
                     assert not (asked.tools and name in without_tools)
-                    assert asked.model in ("auto", "other", name)
+                    assert name in PARTS.get(asked.model, NAMES)
         await watch.aclose()
 
     run(story())
+
+
+def combined_of(backends: dict[str, Queued]) -> dict[str, Backend]:
+    """A cascade and a race over them, as a configuration makes them."""
+    built: dict[str, Backend] = {}
+    for name, entry in COMBINED_OF.items():
+        kind = load(BACKENDS, str(entry["kind"]), what="kind")
+        options = kind.options_model.model_validate(entry)
+        built[name] = kind(name, options, Resources(backends=dict(backends)))
+    return built
 
 
 def pipeline(fleet: Fleet, planner: Planner, clock: Any) -> Pipeline:

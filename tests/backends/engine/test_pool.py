@@ -9,6 +9,7 @@ import pytest
 from backends.engine.pool import Handle, ModelPool
 from backends.engine.residency import Resident
 from gateway.core.errors import EngineFailed, ModelLoading
+from tests.fakes.clock import FakeClock
 
 
 class Worker:
@@ -123,5 +124,29 @@ def test_who_waits_when_the_model_is_removed_hears_so() -> None:
         await pool.remove("a")
         with pytest.raises(EngineFailed):
             await asked
+
+    asyncio.run(scenario())
+
+
+def test_it_tells_how_long_a_cold_model_will_take() -> None:
+    """All of a usual load while it is cold, what is left of it while it loads, then nothing."""
+
+    async def scenario() -> None:
+        clock = FakeClock()
+        pool = ModelPool(budget=100, clock=clock)
+        worker = Worker(pool, "a", 60)
+        cold = pool.load_left_s("a")
+        assert cold > 0 and pool.load_left_s("nobody") == 0.0
+        clock.advance(50.0)
+        assert pool.load_left_s("a") == cold, "nobody has asked for it"
+        worker.gate.clear()
+        asked = asyncio.create_task(pool.enter("a", 5))
+        await asyncio.sleep(0)
+        clock.advance(cold / 4)
+        assert pool.load_left_s("a") == pytest.approx(cold * 3 / 4)
+        worker.gate.set()
+        await asked
+        assert pool.load_left_s("a") == 0.0
+        await pool.remove("a")
 
     asyncio.run(scenario())
