@@ -102,9 +102,9 @@ def configs(draw: st.DrawFn, zones: dict[str, str]) -> dict[str, Any]:
         | COMBINED_OF,
         "models": {
             "auto": {
-                "candidates": draw(LISTED),
+                "candidates": draw(st.permutations(EVERYBODY))[: draw(st.integers(1, 6))],
                 "policy": draw(st.sampled_from(POLICIES)),
-                "deadline": draw(st.sampled_from(["1s", "1h", None])),
+                "deadline": draw(st.sampled_from(["1s", None])),
                 "prefer": draw(st.sampled_from(["cheap", "fast", "quality", None])),
             },
             "other": {"candidates": draw(LISTED)},
@@ -134,7 +134,7 @@ class Asked:
 
 ASKED = st.builds(
     Asked,
-    model=st.sampled_from([*EVERYBODY, "auto", "auto", "other"]),
+    model=st.sampled_from(["auto", "auto", "auto", *EVERYBODY, "other", "auto", "auto", "auto"]),
     key=st.sampled_from(list(Zone)),
     header=st.none() | ZONES,
     team=st.none() | st.sampled_from(TEAMS),
@@ -252,7 +252,7 @@ def request_of(asked: Asked) -> Exchange:
 @settings(max_examples=150, deadline=None)
 @given(
     worlds(),
-    st.lists(ASKED, min_size=1, max_size=6),
+    st.lists(ASKED, min_size=3, max_size=8),
     st.integers(0, 2**32),
     st.sets(st.sampled_from(NAMES)),
     st.booleans(),
@@ -284,7 +284,7 @@ def test_nothing_brings_back_what_was_removed(
             ),
             script,
             ok=random.random() < 0.9,
-            wait_s=random.choice([0.0, 0.0, 5.0]),
+            wait_s=random.choice([0.0, 5.0]),
             gain=random.choice([None, 1.5]),
         )
         for name in NAMES
