@@ -35,9 +35,11 @@ from backends.speculative.rung import Rung
 from backends.speculative.seams import Drafting, Engine
 from backends.speculative.session import Fingerprint, Open, Opened
 from backends.speculative.sources import Sources
+from backends.speculative.spare import Spare
 from backends.speculative.strategies.companion import Answer
 from backends.speculative.strategies.one_shot import OneShot
 from backends.speculative.strategies.prefix_fanout import PrefixFanout
+from backends.speculative.transport import WebSocketTransport
 from gateway.core import quantity
 from gateway.core.chat import ChatRequest, Endpoint, Feature
 from gateway.core.errors import TandemError, UpstreamBroken
@@ -130,7 +132,7 @@ class SpeculativeBackend:
         resources: Resources,
         *,
         clock: Callable[[], float] = time.monotonic,
-        connect: Callable[..., Awaitable[Session]] = Session.connect,
+        connect: Callable[..., Awaitable[Session]] | None = None,
     ) -> None:
         self.options = options
         self._name = name
@@ -142,7 +144,8 @@ class SpeculativeBackend:
             raise ValueError(f"upstream {name!r}: its target must be a server of OpenAI's wire")
         self._target = target
         self._clock = clock
-        self._connect = connect
+        self._connect = connect or Session.connect
+        self._spare = Spare(self._dial) if connect is None else None
         self._surface = _surface(name, options, target)
         self._ladder = self._ladder_for(self._surface)
         self._url = session_url(target.options.base_url or "") if self._ladder is None else ""
@@ -246,6 +249,8 @@ class SpeculativeBackend:
                 why = "broken"
             finally:
                 await answer.aclose()
+                if self._spare is not None and answer.by_socket:
+                    self._spare.prepare()
                 self.known = self.known.after(Kind.of(request), answer.observation())
         # Said first, for the events that follow may be the target's own frames throughout.
         yield SpeculationReport(strategy=f"stream;{why}")
@@ -264,7 +269,10 @@ class SpeculativeBackend:
         return replace(health, detail=str(self._ladder.rung))
 
     async def aclose(self) -> None:
-        """A probe that is running; sessions end with their answers, and the parts themselves."""
+        """A probe that is running and the spare connection; sessions end with their answers, and
+        the parts themselves."""
+        if self._spare is not None:
+            await self._spare.aclose()
         if self._ladder is not None:
             await self._ladder.aclose()
 
@@ -330,6 +338,15 @@ class SpeculativeBackend:
             cost=self._cost,
         )
 
+    async def _dial(self) -> WebSocketTransport:
+        """A connection without a session, as the next one will want it."""
+        options = self._target.options
+        return await WebSocketTransport.connect(
+            self._url,
+            api_key=options.api_key.get_secret_value() if options.api_key else None,
+            timeout_s=options.timeouts.connect,
+        )
+
     def _fingerprint(self) -> Fingerprint | None:
         """Whose token ids the drafts will be. Without a model they are the target's own, which the
         first session tells."""
@@ -364,6 +381,7 @@ class SpeculativeBackend:
             api_key=options.api_key.get_secret_value() if options.api_key else None,
             timeout_s=options.timeouts.connect,
             http=self._target.http,
+            spare=self._spare,
         )
         try:
             opened = await session.open(

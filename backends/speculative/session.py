@@ -57,6 +57,8 @@ MAX_POSTED = 64
 WINDOW = 256
 """Tokens that a target generates beyond the last `ack`: a sleeping laptop costs no more."""
 ACK_EVERY = 64
+IDLE_S = 60.0
+"""A socket that has said nothing by then is closed: a spare one, or nobody."""
 KEPT_S = 20.0
 """For so long a session outlives its socket."""
 

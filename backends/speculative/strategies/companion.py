@@ -109,6 +109,11 @@ class Answer:
         self._tokens = self._unsaid = 0
         self._drafted = self._accepted = self._missed = self._rounds = self._stale = 0
 
+    @property
+    def by_socket(self) -> bool:
+        """Whether its session went over a WebSocket."""
+        return self._session.by_socket
+
     async def events(self) -> AsyncGenerator[Event, None]:
         """The target's answer. Raises UpstreamError if the session breaks."""
         async with aclosing(self._session.messages()) as messages:
