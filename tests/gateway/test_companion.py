@@ -161,8 +161,8 @@ def test_who_may_not_connect(
 
 
 def test_sessions_are_bounded() -> None:
-    """Beyond the limit a caller is told to come again, and the rest are not disturbed; a socket that
-    has said nothing yet is none of them."""
+    """Beyond the limit a caller is told to come again, and the rest are not disturbed; a socket
+    that has said nothing yet is none of them."""
 
     async def scenario() -> None:
         async with companion(max_sessions=1) as (url, _):
