@@ -346,6 +346,7 @@ def session_record(
             "exactness": ended.exactness or None,
             "margin_min": ended.margin_min,
             "resumes": ended.resumes,
+            "drafts": ended.drafts or None,
         },
     )
     draft.energy_j, draft.energy_estimated = energy(upstream, ended.seconds)

@@ -149,9 +149,7 @@ class Answer:
 
     def report(self) -> SpeculationReport:
         sources, tried = self._sources, self._accepted + self._missed
-        sent = dict[str, tuple[int, int]]()
-        if sources is not None:
-            sent = {name: (n, sources.held[name]) for name, n in sources.sent.items() if n}
+        sent = {} if sources is None else sources.counts
         seen = self.observation()
         return SpeculationReport(
             strategy=self._strategy(),
@@ -227,7 +225,7 @@ class Answer:
             self._lost = True
             await self._stop(drafter)
             return
-        await drafter.committed(commit.epoch, commit.base_pos, commit.tokens)
+        await drafter.hear(commit)
         window = self._window.span
         if window.tokens >= PROBE_TOKENS:
             self._windows.append(window.seconds / window.tokens)
