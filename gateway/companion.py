@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from backends.speculative.parse import parse
+from backends.speculative.passes import TargetPace
 from backends.speculative.seams import Channel, Ended, Gone, Target
 from backends.speculative.session import (
     IDLE_S,
@@ -107,6 +108,7 @@ class CompanionEndpoint:
         self.shelf = Shelf(ended or (lambda _: None), kept_s=kept_s)
         self._posted: dict[str, EventStream] = {}
         self._distrusted: set[str] = set()
+        self._paces: dict[str, TargetPace] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a WebSocket, at any path, or an HTTP request at `PATH` or below it."""
@@ -224,6 +226,7 @@ class CompanionEndpoint:
             read=read_open,
             linger_s=self._linger_s,
             distrusted=self._distrusted,
+            paces=self._paces,
         )
         self.shelf.put(session)
         return session

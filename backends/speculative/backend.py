@@ -31,6 +31,7 @@ from backends.speculative.coupling import guessing
 from backends.speculative.draft import Drafter
 from backends.speculative.known import Kind, Known
 from backends.speculative.ladder import Ladder, climb
+from backends.speculative.passes import pass_seconds
 from backends.speculative.rung import Rung
 from backends.speculative.seams import Drafting, Engine, Tokenizer
 from backends.speculative.session import WAYS, Fingerprint, Open, Opened
@@ -329,6 +330,7 @@ class SpeculativeBackend:
                 self._theirs = None
             raise
         self._theirs = opened.model_fp
+        estimates = estimates.told(pass_seconds(opened))
         try:
             drafts = None
             if ours is not None:

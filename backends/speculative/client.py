@@ -122,6 +122,11 @@ class Session:
         """Whether WebSockets can be made to there."""
         return isinstance(self._transport, WebSocketTransport)
 
+    @property
+    def epsilon(self) -> float | None:
+        """By how little two widths of the target's batch may differ, in logits; None: not said."""
+        return None if self._opened is None else self._opened.epsilon
+
     async def open(self, message: Open) -> Opened:
         """Ask for the session. Raises NoSession if the companion will not have it."""
         try:

@@ -22,6 +22,7 @@ from typing import Literal, TypeAlias
 
 from backends.engine.protocol import MAX_DRAFT, Job, Output
 from backends.speculative.coupling import coupling, seeded
+from backends.speculative.passes import Passes, TargetPace
 from backends.speculative.seams import Channel, Ended, Gone, Running, Target
 from backends.speculative.session import (
     VERSION,
@@ -85,6 +86,7 @@ class VerifySession:
         clock: Callable[[], float] = time.monotonic,
         linger_s: float = LINGER_S,
         distrusted: set[str] | None = None,
+        paces: dict[str, TargetPace] | None = None,
     ) -> None:
         # Bound to the caller whose key opened it, and not to be guessed by another. The token is
         # not in any record: whoever reads those can resume nothing.
@@ -96,6 +98,8 @@ class VerifySession:
         self._clock = clock
         self._linger_s = linger_s
         self._distrusted = set() if distrusted is None else distrusted
+        self._paces = {} if paces is None else paces
+        self._passes = Passes()
         self._began = clock()
         self._model = ""
         self._usage = Usage()
@@ -164,6 +168,8 @@ class VerifySession:
     async def aclose(self) -> Ended:
         """Free the target. What became of the session, for its record."""
         running, self._running = self._running, None
+        if seconds := self._passes.seconds:
+            self._paces.setdefault(self._model, TargetPace()).see(seconds)
         if self._text is not None:
             await self._text.aclose()
         if running is not None:
@@ -273,7 +279,7 @@ class VerifySession:
 
     def _promise(self, target: Target, job: Job) -> Opened:
         ready = target.engine.ready
-        by_token = self._way != "text"
+        by_token, pace = self._way != "text", self._paces.get(self._model)
         coupled, sampling = coupling(job) if by_token else ("native", Sampling())
         return Opened(
             session=self.id,
@@ -288,6 +294,8 @@ class VerifySession:
             coupling=coupled,
             sampling=sampling,
             epsilon=ready.epsilon if ready else None,
+            t1_ms=None if pace is None else pace.t1_ms,
+            tv_ms={} if pace is None else pace.tv_ms,
             drafts=self._way or "tokens",
         )
 
@@ -315,6 +323,8 @@ class VerifySession:
         self._accepted += output.accepted
         self._epoch = commit.epoch
         self._position = max(self._position, output.base + len(output.tokens))
+        if output.tokens and not self._held:
+            self._passes.note(output.drafted + 1, self._clock())
         if not output.trusted and self._takes_drafts:
             # Its worker verifies no more; whoever opens from now on is told not to draft.
             self._takes_drafts = False
