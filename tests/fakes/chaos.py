@@ -104,8 +104,8 @@ class ChaosProxy:
         finally:
             for task in (asking, answering):
                 task.cancel()
+            up_writer.close()  # first: we may be cancelled while we wait
             await asyncio.gather(asking, answering, return_exceptions=True)
-            up_writer.close()
 
     async def _up(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, toxics: Toxics
