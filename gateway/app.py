@@ -165,6 +165,7 @@ class Gateway:
             self.metrics.know(config.aliases, config.upstreams)
             waited_for = list(self._leaving.values())
             self._now = after
+            before.retire()
             self._leaving[before] = asyncio.create_task(
                 self._take_down(before, after, waited_for), name="last requests of a configuration"
             )
@@ -181,6 +182,8 @@ class Gateway:
     def drain(self) -> None:
         """Refuse new requests and say so on /readyz; those inside go on."""
         self.admission.draining = True
+        for generation in self._generations():
+            generation.retire()
 
     def cut(self) -> None:
         """End those that are still inside, each with an error that says why."""

@@ -15,8 +15,10 @@ from dataclasses import replace
 from typing import Protocol
 
 from backends.speculative.parse import parse
+from backends.speculative.passes import TargetPace
 from backends.speculative.seams import Channel, Ended, Gone, Target
 from backends.speculative.session import (
+    IDLE_S,
     KEPT_S,
     PATH,
     Failure,
@@ -63,8 +65,8 @@ logger = logging.getLogger("tandem.companion")
 Headers = Mapping[str, str]
 
 MAX_SESSIONS = 256
-OPEN_S = 10.0
-"""A socket that has said nothing by then is closed."""
+MAX_IDLE = 256
+"""Sockets that have said nothing yet."""
 CLOSING_S = 0.02
 LEFT = (1000, 1001)
 """Codes of a WebSocket that was closed in good order. 1005 is also uvicorn's for one that broke."""
@@ -91,6 +93,7 @@ class CompanionEndpoint:
         draining: Callable[[], bool] = bool,
         kept_s: float = KEPT_S,
         linger_s: float = LINGER_S,
+        idle_s: float = IDLE_S,
     ) -> None:
         self._guard = guard
         self._authenticate = authenticate
@@ -99,9 +102,13 @@ class CompanionEndpoint:
         self.open_sessions = 0
         self._draining = draining
         self._linger_s = linger_s
+        self._idle_s = idle_s
+        self._idle: set[asyncio.Timeout] = set()
+        self._retired = False
         self.shelf = Shelf(ended or (lambda _: None), kept_s=kept_s)
         self._posted: dict[str, EventStream] = {}
         self._distrusted: set[str] = set()
+        self._paces: dict[str, TargetPace] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a WebSocket, at any path, or an HTTP request at `PATH` or below it."""
@@ -117,9 +124,16 @@ class CompanionEndpoint:
         socket = _Socket(receive, send)
         try:
             await send({"type": "websocket.accept"})
-            await self._serve(caller, socket, socket.first)
+            await self._serve(caller, socket, socket.receive)
         except OSError:
             pass  # it left while we were accepting; uvicorn says so with a kind of OSError
+
+    def retire(self) -> None:
+        """No session begins here any more: sockets that wait for one are closed."""
+        self._retired = True
+        now = asyncio.get_running_loop().time()
+        for limit in self._idle:
+            limit.reschedule(now)
 
     def cut(self) -> None:
         """End every session with a message that says why: the grace of draining is over."""
@@ -133,9 +147,28 @@ class CompanionEndpoint:
         caller = self._caller(method, scope)
         if self._draining():
             raise Draining()
+        self._check_room()
+        if len(self._idle) >= MAX_IDLE:
+            raise Overloaded(f"{MAX_IDLE} sockets wait for their session.", retry_after=1)
+        return caller
+
+    def _check_room(self) -> None:
         if self.open_sessions >= self._max_sessions:
             raise Overloaded(f"{self._max_sessions} sessions are open.", retry_after=1)
-        return caller
+
+    async def _awaited(self, first: Callable[[], Awaitable[Message]]) -> Message:
+        """A socket's first message; it is no session before that. Raises Gone, MalformedMessage."""
+        limit = asyncio.timeout(self._idle_s)
+        try:
+            async with limit:
+                self._idle.add(limit)
+                return await first()
+        except TimeoutError:
+            if self._retired:
+                raise Gone from None
+            raise MalformedMessage("No 'open' came.") from None
+        finally:
+            self._idle.discard(limit)
 
     def _caller(self, method: str, scope: Scope) -> Caller:
         headers = {
@@ -148,12 +181,15 @@ class CompanionEndpoint:
         self, caller: Caller, channel: Endable, first: Callable[[], Awaitable[Message]]
     ) -> None:
         """One socket, or what stands for one, from its first message to its end."""
-        self.open_sessions += 1
         session: VerifySession | None = None
         left: Left = "over"
         failure: Failure | None = None
+        counted = False
         try:
-            opening = await first()
+            opening = await self._awaited(first)
+            self._check_room()
+            self.open_sessions += 1
+            counted = True
             if not isinstance(opening, Open | Resume):
                 raise MalformedMessage("A session begins with 'open'.")
             session = self._session(opening, caller)
@@ -170,7 +206,7 @@ class CompanionEndpoint:
             logger.exception("a session failed inside the companion")
             failure = Failure(code="internal_error", fallback="stream")
         finally:
-            self.open_sessions -= 1
+            self.open_sessions -= counted
             if session is not None:
                 if self._posted.get(session.id) is channel:
                     del self._posted[session.id]
@@ -190,6 +226,7 @@ class CompanionEndpoint:
             read=read_open,
             linger_s=self._linger_s,
             distrusted=self._distrusted,
+            paces=self._paces,
         )
         self.shelf.put(session)
         return session
@@ -312,6 +349,7 @@ def session_record(
             "exactness": ended.exactness or None,
             "margin_min": ended.margin_min,
             "resumes": ended.resumes,
+            "drafts": ended.drafts or None,
         },
     )
     draft.energy_j, draft.energy_estimated = energy(upstream, ended.seconds)
@@ -331,14 +369,6 @@ class _Socket:
         self._receive = receive
         self._send = send
         self._text = False
-
-    async def first(self) -> Message:
-        """Raises MalformedMessage if none comes in time."""
-        try:
-            async with asyncio.timeout(OPEN_S):
-                return await self.receive()
-        except TimeoutError:
-            raise MalformedMessage("No 'open' came.") from None
 
     async def receive(self) -> Message:
         event = await self._receive()

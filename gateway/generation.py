@@ -136,6 +136,10 @@ class Generation:
     def rulebook(self) -> Rulebook:
         return self.pipeline.planner.rulebook
 
+    def retire(self) -> None:
+        """Nothing begins under it any more."""
+        self._sessions.retire()
+
     def cut(self) -> None:
         """End what is still inside: the grace is over."""
         self.epoch.cut()

@@ -27,6 +27,8 @@ _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 _RATIOS = (0.5, 0.75, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0)
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2)
 _WIDTHS = (1, 2, 4, 8)
+_POSITIONS = 8
+"""Of a draft, that have a series of their own; those behind share one."""
 
 
 def fields(report: SpeculationReport) -> dict[str, Any]:
@@ -53,6 +55,8 @@ def fields(report: SpeculationReport) -> dict[str, Any]:
         "rtt_ms": _ms(report.rtt_s),
         "draft_ms": _ms(report.draft_s),
         "verify_ms": {str(width): _ms(s) for width, s in sorted(report.verify_s.items())},
+        "held_at": list(report.held_at),
+        "ties": report.ties,
         "sources": {name: list(counts) for name, counts in report.sources.items()},
         **extra,
     }
@@ -102,6 +106,18 @@ class SpeculationSeries:
         )
         self._accepted = counter(
             "tandem_spec_accepted_tokens_total", "Draft tokens that held.", pair, 16
+        )
+        self._held_at = counter(
+            "tandem_spec_accepted_position_total",
+            "Draft tokens that held, by their place in the draft.",
+            ("pair", "position"),
+            128,
+        )
+        self._ties = counter(
+            "tandem_spec_ties_total",
+            "Passes in which another batch width might have said another token.",
+            pair,
+            16,
         )
         self._proposed = counter(
             "tandem_spec_proposed_tokens_total",
@@ -164,6 +180,10 @@ class SpeculationSeries:
         self._drafted.inc(pair, by=drafted)
         self._accepted.inc(pair, by=accepted)
         self._stale.inc(pair, by=_count(said.get("stale")))
+        self._ties.inc(pair, by=_count(said.get("ties")))
+        for at, held in enumerate(said.get("held_at") or ()):
+            place = str(at + 1) if at < _POSITIONS else f"{_POSITIONS}+"
+            self._held_at.inc(pair, place, by=_count(held))
         self._self.inc(pair, by=_count(said.get("tokens")) - accepted)
         for source, counts in (said.get("sources") or {}).items():
             if source in SOURCES:

@@ -122,6 +122,9 @@ class Lead:
                 changed = position if changed is None else changed
                 del self.tokens[position:]
                 self.tokens.append(token)
-        self.confirmed = max(self.confirmed, base + len(tokens))
+        # A text of another vocabulary may be cut otherwise, and into fewer tokens, once more of it
+        # is known (backends/speculative/alignment.py).
+        kept = self.confirmed if changed is None else 0
+        self.confirmed = max(kept, base + len(tokens))
         self.epoch = max(self.epoch + (changed is not None), epoch)
         return changed

@@ -29,14 +29,16 @@ class Lookup:
     """Follows one stream of tokens and points at what may come next.
 
     Searched is the stream itself or, if given, `text`: what a client expects the answer to be.
-    With a text the pointer begins at its beginning.
+    With a text the pointer begins at its beginning. `runs` are the lengths that are looked up, the
+    longest first.
     """
 
-    def __init__(self, text: Sequence[int] | None = None) -> None:
+    def __init__(self, text: Sequence[int] | None = None, runs: Sequence[int] = RUNS) -> None:
+        self._runs = runs
         self._stream: list[int] = []
         self._own = text is None
         self._text = self._stream if text is None else list(text)
-        self._seen: dict[int, dict[tuple[int, ...], int]] = {run: {} for run in RUNS}
+        self._seen: dict[int, dict[tuple[int, ...], int]] = {run: {} for run in runs}
         self._at: int | None = None
         self.agreement = 0
         """How many of the last tokens agree with those before the pointer."""
@@ -87,13 +89,13 @@ class Lookup:
 
         The newest run of all is not there yet, so a stream never finds itself.
         """
-        for run in RUNS:
+        for run in self._runs:
             if end >= run:
                 self._seen[run][tuple(self._text[end - run : end])] = end
 
     def _find(self) -> None:
         stream, self._at, self.agreement = self._stream, None, 0
-        for run in RUNS:
+        for run in self._runs:
             at = self._seen[run].get(tuple(stream[-run:]))
             if at is not None:
                 self._at, self.agreement = at, self._agreement(at)

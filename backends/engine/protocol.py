@@ -173,6 +173,7 @@ class Output(NamedTuple):
     the finish: how many tokens drafted from the job's prediction held, and how many did not.
     `margin`, of role target: the least that one of `tokens` was above the second best, in logits
     and with the noise of sampling; only a tie can be broken otherwise by a batch's width.
+    `raw`, of role target: the tokens' bytes as they are, nothing held back. A stop string's too.
     `trusted` is false once an audit (audit.py) has found verification wrong: this worker verifies
     no more.
     """
@@ -196,6 +197,7 @@ class Output(NamedTuple):
     prediction: tuple[int, int] = (0, 0)
     margin: float | None = None
     trusted: bool = True
+    raw: bytes = b""
 
     @classmethod
     def unpack(cls, values: list[Any]) -> Output:

@@ -652,6 +652,7 @@ class Scheduler:
         """
         slot, draft = rows.slot, rows.draft
         base, text, emitted, accepted = slot.generated, b"", 0, 0
+        raw = b""
         finish: str | None = None
         least: float | None = None
         for i in range(len(draft) + 1):
@@ -677,6 +678,8 @@ class Scheduler:
             if slot.trail:
                 slot.trail.add(logits[i], token, slot.text.pushed + len(piece))
             text += slot.text.push(piece)
+            if slot.inbox is not None:
+                raw += piece
             if slot.text.stopped:
                 finish = "stop"
                 break
@@ -716,6 +719,7 @@ class Scheduler:
                 prediction=slot.drafting.prediction if slot.drafting and finish else (0, 0),
                 margin=least,
                 trusted=self._audit.trusted,
+                raw=raw,
             )
         )
         if finish:

@@ -8,7 +8,7 @@ target over plain HTTP, before the client has seen a byte.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal, Protocol, cast
@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, Field
 from backends.base import Backend, Health, Options, Resources, part_of
 from backends.engine.payoff import Odds
 from backends.engine.prompts import Vocabulary
-from backends.engine.protocol import MAX_DRAFT, Job
+from backends.engine.protocol import MAX_DRAFT, Job, SamplerSettings
 from backends.engine.tools import FAMILIES
 from backends.http import Clock
 from backends.openai import OWN_DIALECTS, OpenAIBackend
@@ -31,13 +31,18 @@ from backends.speculative.coupling import guessing
 from backends.speculative.draft import Drafter
 from backends.speculative.known import Kind, Known
 from backends.speculative.ladder import Ladder, climb
+from backends.speculative.passes import pass_seconds
 from backends.speculative.rung import Rung
-from backends.speculative.seams import Drafting, Engine
-from backends.speculative.session import Fingerprint, Open, Opened
+from backends.speculative.seams import Drafting, Engine, Tokenizer
+from backends.speculative.session import WAYS, Fingerprint, Open, Opened
 from backends.speculative.sources import Sources
+from backends.speculative.spare import Spare
+from backends.speculative.spelling import Spelling
 from backends.speculative.strategies.companion import Answer
 from backends.speculative.strategies.one_shot import OneShot
 from backends.speculative.strategies.prefix_fanout import PrefixFanout
+from backends.speculative.text_sources import TextDrafter, TextSources
+from backends.speculative.transport import WebSocketTransport
 from gateway.core import quantity
 from gateway.core.chat import ChatRequest, Endpoint, Feature
 from gateway.core.errors import TandemError, UpstreamBroken
@@ -114,6 +119,12 @@ class DraftModel(Protocol):
     def vocabulary(self) -> Vocabulary | None:
         """None while the model is not loaded."""
 
+    @property
+    def prompts(self) -> Tokenizer: ...
+
+    async def prompt(self, request: ChatRequest) -> tuple[int, ...]:
+        """The request's prompt as this model reads it. Raises a TandemError."""
+
     async def prediction(self, request: ChatRequest) -> tuple[int, ...]:
         """What the client expects the answer to be, in tokens. Raises InvalidRequest."""
 
@@ -130,7 +141,7 @@ class SpeculativeBackend:
         resources: Resources,
         *,
         clock: Callable[[], float] = time.monotonic,
-        connect: Callable[..., Awaitable[Session]] = Session.connect,
+        connect: Callable[..., Awaitable[Session]] | None = None,
     ) -> None:
         self.options = options
         self._name = name
@@ -142,7 +153,8 @@ class SpeculativeBackend:
             raise ValueError(f"upstream {name!r}: its target must be a server of OpenAI's wire")
         self._target = target
         self._clock = clock
-        self._connect = connect
+        self._connect = connect or Session.connect
+        self._spare = Spare(self._dial) if connect is None else None
         self._surface = _surface(name, options, target)
         self._ladder = self._ladder_for(self._surface)
         self._url = session_url(target.options.base_url or "") if self._ladder is None else ""
@@ -150,6 +162,7 @@ class SpeculativeBackend:
         self._resting_for = ""
         self._odds: dict[tuple[str, int], Odds] = {}
         self._theirs: Fingerprint | None = None
+        self._spelling: Spelling | None = None
         self.known = Known()
 
     @classmethod
@@ -246,6 +259,8 @@ class SpeculativeBackend:
                 why = "broken"
             finally:
                 await answer.aclose()
+                if self._spare is not None and answer.by_socket:
+                    self._spare.prepare()
                 self.known = self.known.after(Kind.of(request), answer.observation())
         # Said first, for the events that follow may be the target's own frames throughout.
         yield SpeculationReport(strategy=f"stream;{why}")
@@ -264,7 +279,10 @@ class SpeculativeBackend:
         return replace(health, detail=str(self._ladder.rung))
 
     async def aclose(self) -> None:
-        """A probe that is running; sessions end with their answers, and the parts themselves."""
+        """A probe that is running and the spare connection; sessions end with their answers, and
+        the parts themselves."""
+        if self._spare is not None:
+            await self._spare.aclose()
         if self._ladder is not None:
             await self._ladder.aclose()
 
@@ -312,6 +330,7 @@ class SpeculativeBackend:
                 self._theirs = None
             raise
         self._theirs = opened.model_fp
+        estimates = estimates.told(pass_seconds(opened))
         try:
             drafts = None
             if ours is not None:
@@ -328,6 +347,15 @@ class SpeculativeBackend:
             clock=self._clock,
             family=opened.family,
             cost=self._cost,
+        )
+
+    async def _dial(self) -> WebSocketTransport:
+        """A connection without a session, as the next one will want it."""
+        options = self._target.options
+        return await WebSocketTransport.connect(
+            self._url,
+            api_key=options.api_key.get_secret_value() if options.api_key else None,
+            timeout_s=options.timeouts.connect,
         )
 
     def _fingerprint(self) -> Fingerprint | None:
@@ -364,6 +392,7 @@ class SpeculativeBackend:
             api_key=options.api_key.get_secret_value() if options.api_key else None,
             timeout_s=options.timeouts.connect,
             http=self._target.http,
+            spare=self._spare,
         )
         try:
             opened = await session.open(
@@ -373,6 +402,7 @@ class SpeculativeBackend:
                     endpoint="chat" if chat else "completion",
                     request=body,
                     max_width=widest,
+                    drafts=WAYS if self._draft is not None else WAYS[:1],
                 )
             )
             if opened.family and opened.family not in FAMILIES:
@@ -392,7 +422,8 @@ class SpeculativeBackend:
     ) -> Sources | None:
         """Everything that can draft for this answer; None if nothing can."""
         at_most = min(self.options.ahead or MAX_DRAFT, opened.max_ahead)
-        if at_most < 1 or not opened.prompt_ids:
+        by_text = opened.drafts == "text" and self._draft is not None
+        if at_most < 1 or not (opened.prompt_ids or by_text):
             return None
         unmeasured = min(at_most, UNMEASURED_AHEAD)
         # Whether it pays was decided; who asks for a probe gets one.
@@ -406,6 +437,8 @@ class SpeculativeBackend:
                 prediction = await self._draft.prediction(request)
             except TandemError:
                 pass  # the answer does not need it
+        if by_text:
+            return await self._text_drafts(request, session, call, (ahead, floor), prediction)
         drafts = Sources(
             opened.prompt_ids,
             send=session.draft,
@@ -415,24 +448,69 @@ class SpeculativeBackend:
             prediction=prediction,
             ngram=self.options.ngram,
         )
-        job = self._job(opened, call, ahead, floor)
+        job = self._job(opened.prompt_ids, guessing(opened), call, ahead, floor)
         if self._draft is not None and job is not None:
             drafts.begin(Drafter(self._draft.engine, job, send=drafts.said, clock=self._clock))
         elif drafts.alone:
             return None
         return drafts
 
-    def _job(self, opened: Opened, call: Call, ahead: int, floor: float) -> Job | None:
+    async def _text_drafts(
+        self,
+        request: ChatRequest,
+        session: Session,
+        call: Call,
+        bounds: tuple[int, float],
+        prediction: Sequence[int],
+    ) -> TextSources | None:
+        """The same for a target of another vocabulary. The draft model reads the request by itself,
+        in its own template; what it makes of it can cost acceptance and nothing else."""
+        assert self._draft is not None
+        if Feature.TOKEN_PROMPT in request.features:
+            return None  # ids of the target's
+        spelling = self._spelling = self._spelling or Spelling(self._draft.prompts)
+        try:
+            prompt = await self._draft.prompt(request)
+            read = b"".join(await spelling.of(prompt))
+            expected = b"".join(await spelling.of(prediction))
+        except TandemError:
+            return None  # the answer does not need it
+        ahead, floor = bounds
+        drafts = TextSources(
+            read,
+            send=session.draft,
+            odds=self._odds_of,
+            ahead=ahead,
+            floor=floor,
+            prediction=expected,
+            ngram=self.options.ngram,
+        )
+        job = self._job(prompt, SamplerSettings(), call, ahead, floor)
+        if job is not None:
+            engine, clock = self._draft.engine, self._clock
+            drafts.begin(TextDrafter(engine, job, spelling=spelling, said=drafts.said, clock=clock))
+        elif drafts.alone:
+            return None
+        return drafts
+
+    def _job(
+        self,
+        prompt: tuple[int, ...],
+        sampler: SamplerSettings,
+        call: Call,
+        ahead: int,
+        floor: float,
+    ) -> Job | None:
         if self._draft is None:
             return None
-        room = (self._draft.upstream.context or DRAFT_TOKENS) - len(opened.prompt_ids)
+        room = (self._draft.upstream.context or DRAFT_TOKENS) - len(prompt)
         if room < 1:
             return None
         return Job(
             id=0,
-            tokens=opened.prompt_ids,
+            tokens=prompt,
             max_tokens=min(room, DRAFT_TOKENS),
-            sampler=guessing(opened),
+            sampler=sampler,
             role="draft",
             ahead=ahead,
             floor=floor,

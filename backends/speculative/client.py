@@ -28,6 +28,7 @@ from backends.speculative.session import (
     Resume,
     Stale,
 )
+from backends.speculative.spare import Spare
 from backends.speculative.transport import (
     Lost,
     NoSession,
@@ -44,6 +45,9 @@ __all__ = ["NoSession", "Session", "session_url"]
 
 OPENED_S = 10.0
 """For rendering the prompt; a session is opened before it waits for its turn."""
+STALE_S = 2.0
+"""For the first word on a spare connection: one that is half dead takes a session's place in a
+queue of packets that nobody reads. Then a fresh one is made."""
 PAUSES_S = (0.0, 0.2, 0.5, 1.0, 2.0, 4.0)
 """Before each try to resume: a network that changes needs seconds. Less than the companion waits
 in all, and two refused connections are enough: nobody is there any more."""
@@ -64,6 +68,7 @@ class Session:
         self._clock = clock
         self._dial = dial
         self._opened: Opened | None = None
+        self._untried = False
         self._position = self._acked = 0
         self._ended = False
         self.resumes = 0
@@ -81,8 +86,10 @@ class Session:
         api_key: str | None,
         timeout_s: float,
         http: HttpUpstream | None = None,
+        spare: Spare | None = None,
     ) -> Session:
-        """Reach the companion; with `http`, also where no WebSocket can be made.
+        """Reach the companion: over the `spare` connection if one stands; with `http`, also where
+        no WebSocket can be made.
 
         Raises NoSession, or LocalUnavailable before any connection if the request's zone does not
         reach that far (DESIGN 2.3).
@@ -99,6 +106,10 @@ class Session:
             assert http is not None
             return PostTransport(http, _http_url(url), call, clock)
 
+        if spare is not None and (ready := spare.take()) is not None:
+            session = cls(upstream, ready, clock, by_socket)
+            session._untried = True
+            return session
         try:
             return cls(upstream, await by_socket(), clock, by_socket)
         except NoSession as refusal:
@@ -106,11 +117,21 @@ class Session:
                 raise
             return cls(upstream, await by_posts(), clock, by_posts)
 
+    @property
+    def by_socket(self) -> bool:
+        """Whether WebSockets can be made to there."""
+        return isinstance(self._transport, WebSocketTransport)
+
+    @property
+    def epsilon(self) -> float | None:
+        """By how little two widths of the target's batch may differ, in logits; None: not said."""
+        return None if self._opened is None else self._opened.epsilon
+
     async def open(self, message: Open) -> Opened:
         """Ask for the session. Raises NoSession if the companion will not have it."""
         try:
             async with asyncio.timeout(OPENED_S):
-                answer = await self._begin(self._transport, message)
+                answer = await self._first_words(message)
         except (ValueError, OverflowError):
             raise NoSession("unpackable") from None  # JSON that msgpack cannot say: huge integers
         except TimeoutError:
@@ -226,6 +247,22 @@ class Session:
             if answer is not None or refused >= REFUSALS:
                 break
         raise self._broken("closed the session in the middle of its answer")
+
+    async def _first_words(self, message: Open) -> Message:
+        """Raises what `_begin` does. A spare connection may be stale: then once more on a fresh
+        one, for nothing of an answer has come.
+        """
+        if self._untried:
+            try:
+                async with asyncio.timeout(STALE_S):
+                    answer = await self._begin(self._transport, message)
+                if isinstance(answer, Opened):
+                    return answer
+            except (Lost, TimeoutError):
+                pass
+            await self._transport.drop()
+            self._transport = await self._dial()
+        return await self._begin(self._transport, message)
 
     async def _begin(self, transport: Transport, first: Open | Resume) -> Message:
         """Raises NoSession, Lost, MalformedMessage, TandemError."""

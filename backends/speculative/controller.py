@@ -204,6 +204,10 @@ class Estimates:
     since_probe: int = 0
     pause: int = FIRST_PAUSE
 
+    def told(self, passes: Mapping[int, float]) -> Estimates:
+        """With what the target says of its passes, by width, where nothing was measured here."""
+        return replace(self, verify_s={**passes, **self.verify_s}) if passes else self
+
     @property
     def drafting_s(self) -> float | None:
         return self.drafting.rate

@@ -16,6 +16,7 @@ from backends.engine.protocol import MAX_DRAFT
 from backends.speculative.session import (
     COUPLINGS,
     ENDPOINTS,
+    MAX_DRAFT_TEXT,
     MAX_MESSAGE,
     MAX_NAME,
     MAX_POSITION,
@@ -23,7 +24,9 @@ from backends.speculative.session import (
     MAX_PROMPT,
     MAX_STOPS,
     MAX_TEXT,
+    MAX_WAYS,
     SOURCES,
+    WAYS,
     WINDOW,
     Ack,
     Cancel,
@@ -96,6 +99,7 @@ def _open(fields: Fields) -> Open:
         coupling=_choice(fields, "coupling", COUPLINGS),
         max_width=_integer(fields, "max_width", 1, MAX_POSITION, MAX_DRAFT + 1),
         self_generate=_flag(fields, "self_generate", True),
+        drafts=_ways(fields),
     )
 
 
@@ -117,19 +121,45 @@ def _opened(fields: Fields) -> Opened:
         epsilon=_number(fields, "epsilon", 0),
         window=_integer(fields, "window", 1, MAX_POSITION, WINDOW),
         family=_string(fields, "family", MAX_NAME),
+        drafts=_choice(fields, "drafts", WAYS),
     )
 
 
 def _draft(fields: Fields) -> Draft:
     tokens = _ids(fields, "tokens", MAX_DRAFT)
-    if not tokens:
-        raise MalformedMessage("'tokens' must hold at least one id.")
+    text = _draft_text(fields)
+    if bool(tokens) == bool(text):
+        raise MalformedMessage("'draft' needs either 'tokens' or 'text', and something in it.")
     return Draft(
         epoch=_integer(fields, "epoch", 0, MAX_POSITION),
         base_pos=_integer(fields, "base_pos", 0, MAX_POSITION),
         tokens=tokens,
         final=_flag(fields, "final", False),
+        text=text,
     )
+
+
+def _draft_text(fields: Fields) -> bytes:
+    text = fields.get("text", b"")
+    try:
+        if isinstance(text, bytes):
+            text.decode()
+        elif isinstance(text, str):
+            text = text.encode()
+    except UnicodeError:
+        raise MalformedMessage("'text' must be UTF-8.") from None
+    if not isinstance(text, bytes) or len(text) > MAX_DRAFT_TEXT:
+        raise MalformedMessage(f"'text' must be text of at most {MAX_DRAFT_TEXT} bytes.")
+    return text
+
+
+def _ways(fields: Fields) -> tuple[str, ...]:
+    ways = fields.get("drafts", WAYS[:1])
+    if not isinstance(ways, list | tuple) or len(ways) > MAX_WAYS:
+        raise MalformedMessage(f"'drafts' must be a list of at most {MAX_WAYS} names.")
+    if not all(isinstance(way, str) and len(way) <= MAX_NAME for way in ways):
+        raise MalformedMessage("'drafts' must hold names.")
+    return tuple(ways)
 
 
 def _commit(fields: Fields) -> Commit:

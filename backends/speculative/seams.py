@@ -78,6 +78,9 @@ class Target(Protocol):
     @property
     def vocabulary(self) -> Vocabulary | None: ...
 
+    @property
+    def prompts(self) -> Tokenizer: ...
+
     async def prompt(self, request: ChatRequest) -> tuple[int, ...]:
         """The prompt's ids. Raises RequestError for what the model cannot read."""
 
@@ -127,7 +130,8 @@ class Channel(Protocol):
 class Ended:
     """What became of a session, for the record: no prompt, no text, no key.
 
-    `outcome` is ok, cancelled, or the code of the failure.
+    `outcome` is ok, cancelled, or the code of the failure. `drafts` is what they were made of, ""
+    where the edge had no model.
     """
 
     session: str
@@ -142,3 +146,4 @@ class Ended:
     exactness: str = ""
     margin_min: float | None = None
     resumes: int = 0
+    drafts: str = ""

@@ -6,7 +6,7 @@ a `type` that we do not know is an error, since skipping it could lose meaning.
 
     edge       →  open    what to answer, and with which vocabulary the drafts will come
     companion  →  opened  the session stands; how it will verify
-    edge       →  draft   tokens from position `base_pos` on; at any time, as many as it likes
+    edge       →  draft   tokens, or text, from `base_pos` on; at any time, as many as it likes
     companion  →  commit  tokens that are settled, after every pass of the target, asked or not
     edge       →  ack     so far has been read; the target rests a window of tokens beyond it
     companion  →  stale   a draft came too late to be of use; not an error
@@ -23,6 +23,11 @@ reach the same process.
 A socket that breaks ends nothing: the companion keeps the session for `KEPT_S`, halted, and what
 it said since the last `ack`. `resume` names session, token and how far the edge has read, and is
 answered by `opened` and then by what is missing, commit by commit as it was first said.
+
+Drafts are tokens where both models have one vocabulary. Where they have not, and the edge has said
+in `open.drafts` that it can, they are text: the companion cuts it into the target's tokens. Then
+`base_pos` of `draft` and `stale` counts bytes, those of all `text_bytes` so far, and `epoch`, the
+commits' too, counts texts that disagreed; a commit's positions are tokens always.
 
 Positions count generated tokens: 0 is the first after the prompt. An epoch counts the drafter's
 wrong turns: after one, what was drafted behind it is worthless and is told apart by its number.
@@ -57,10 +62,17 @@ MAX_POSTED = 64
 WINDOW = 256
 """Tokens that a target generates beyond the last `ack`: a sleeping laptop costs no more."""
 ACK_EVERY = 64
+IDLE_S = 60.0
+"""A socket that has said nothing by then is closed: a spare one, or nobody."""
 KEPT_S = 20.0
 """For so long a session outlives its socket."""
 
 SOURCES = ("self", "draft", "bonus")
+WAYS = ("tokens", "text")
+"""What drafts may be made of."""
+MAX_WAYS = 16
+MAX_DRAFT_TEXT = 1024
+"""Bytes of one draft of text."""
 COUPLINGS = ("native", "greedy", "gumbel")
 ENDPOINTS = ("chat", "completion")
 
@@ -105,7 +117,8 @@ class Open:
     """Begin. Either `prompt_ids` with `sampling`, or `request`: the very body that would have been
     posted to the companion's HTTP `endpoint`, so that both ways read the same prompt and settings.
 
-    `model_fp` is the drafter's; without it the session runs, but takes no drafts.
+    `model_fp` is the drafter's; without it the session runs, but takes no drafts. `drafts` is what
+    they may be made of, for the companion to choose from; names that it does not know are nothing.
     """
 
     type: ClassVar[str] = "open"
@@ -120,6 +133,7 @@ class Open:
     coupling: str = "native"
     max_width: int = MAX_DRAFT + 1
     self_generate: bool = True
+    drafts: tuple[str, ...] = ("tokens",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +145,9 @@ class Opened:
     `epsilon`, in the terms of `commit.margin_min`. `sampling` says how the target samples: with its
     seed a drafter takes the same noise, position by position (`coupling` "gumbel"). `token` is
     what `resume` must show; `pos` is how far the edge has read. `family` names the format of the
-    tool calls in the text, "" if there can be none.
+    tool calls in the text, "" if there can be none. `drafts` is what the session takes them as;
+    with "text" there are no `prompt_ids`, for nobody there could read them, and no coupling, for
+    the noise belongs to the target's ids.
     """
 
     type: ClassVar[str] = "opened"
@@ -150,15 +166,19 @@ class Opened:
     epsilon: float | None = None
     window: int = WINDOW
     family: str = ""
+    drafts: str = "tokens"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
+    """Either `tokens` or `text`, which is UTF-8 and whole characters."""
+
     type: ClassVar[str] = "draft"
     epoch: int
     base_pos: int
-    tokens: tuple[int, ...]
+    tokens: tuple[int, ...] = ()
     final: bool = False
+    text: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,11 +17,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from backends.engine.lookup import Lookup, bucket
+from backends.engine.lookup import RUNS, Lookup, bucket
 from backends.engine.payoff import Odds
 from backends.engine.protocol import MAX_DRAFT
 from backends.speculative.controller import LEAST_CHANCE
-from backends.speculative.session import Draft
+from backends.speculative.session import Commit, Draft
 
 SOURCES = ("prediction", "ngram", "model")
 CATCH_UP = 1024
@@ -31,7 +31,9 @@ CATCH_UP = 1024
 class Source(Protocol):
     """Drafts that come by themselves, given to `said` as they do."""
 
-    lost: bool
+    @property
+    def lost(self) -> bool:
+        """Whether it ended by itself."""
 
     @property
     def draft_s(self) -> float | None:
@@ -78,7 +80,8 @@ class Sources:
     """One answer's drafts. `send` hears them; `begin` gives the model's a place.
 
     `ahead` bounds how far a run goes beyond what is settled. `odds` are the pair's, so that a new
-    answer begins with what the others showed.
+    answer begins with what the others showed. `runs` are the lengths that are looked up, and `most`
+    is what one draft may hold.
     """
 
     def __init__(
@@ -91,7 +94,10 @@ class Sources:
         floor: float = LEAST_CHANCE,
         prediction: Sequence[int] = (),
         ngram: bool = True,
+        runs: Sequence[int] = RUNS,
+        most: int = MAX_DRAFT,
     ) -> None:
+        self._most = most
         self._send = send
         self._odds = odds
         self._ahead = ahead
@@ -103,14 +109,23 @@ class Sources:
         self._heard: dict[int, int] = {}
         self._model_epoch = 0
         self._model: Source | None = None
-        self._own = Guesses("ngram", Lookup(), odds) if ngram else None
+        self._own = Guesses("ngram", Lookup(runs=runs), odds) if ngram else None
         self._predicted: Guesses | None = None
         if prediction:
-            expected = Lookup(prediction)
+            expected = Lookup(prediction, runs)
             expected.start()
             self._predicted = Guesses("prediction", expected, odds)
         self.sent = dict.fromkeys(SOURCES, 0)
         self.held = dict.fromkeys(SOURCES, 0)
+
+    async def hear(self, commit: Commit) -> None:
+        """What the target settled, as the session tells it."""
+        await self.committed(commit.epoch, commit.base_pos, commit.tokens)
+
+    @property
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Tokens that were sent and those that held, by the sources that sent any."""
+        return {name: (n, self.held[name]) for name, n in self.sent.items() if n}
 
     def begin(self, model: Source) -> None:
         """Take the model's drafts too; what is settled already it hears now."""
@@ -152,26 +167,30 @@ class Sources:
     async def said(self, draft: Draft) -> None:
         """The model drafted: pass on what continues what has been sent."""
         self._epoch = max(self._epoch, draft.epoch)
-        done = len(self._settled)
+        base, done, fresh = draft.base_pos, len(self._settled), list[int]()
         for position, token in enumerate(draft.tokens, draft.base_pos):
             if position < done:
                 # Too late to be of use, and still it may show the target a wrong turn.
                 await self._send(Draft(epoch=draft.epoch, base_pos=position, tokens=(token,)))
                 continue
             if draft.epoch < self._model_epoch:
-                return  # said before it heard of its wrong turn
+                break  # said before it heard of its wrong turn
             self._heard[position] = token
             sent = self._line.get(position)
             if sent is not None and sent[0] != token:
                 if self._chance("model") <= self._chance(sent[1]):
-                    return
+                    break
                 self._forget(position)
                 sent = None
             if sent is not None:
                 continue
             if position > done and position - 1 not in self._line:
-                return  # it follows from a guess that was not sent, or that failed
-            await self._propose(position, (token,), "model")
+                break  # it follows from a guess that was not sent, or that failed
+            base = base if fresh else position
+            fresh.append(token)
+            self._line[position] = token, "model"
+        if fresh:
+            await self._propose(base, fresh, "model")
 
     async def aclose(self) -> None:
         if self._model is not None:
@@ -251,8 +270,8 @@ class Sources:
         for position, token in enumerate(tokens, base):
             self._line[position] = token, name
         self.sent[name] += len(tokens) if count else 0
-        for at in range(0, len(tokens), MAX_DRAFT):
-            part = tuple(tokens[at : at + MAX_DRAFT])
+        for at in range(0, len(tokens), self._most):
+            part = tuple(tokens[at : at + self._most])
             await self._send(Draft(epoch=self._epoch, base_pos=base + at, tokens=part))
 
     def _forget(self, position: int) -> None:

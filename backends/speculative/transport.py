@@ -18,6 +18,7 @@ import httpx
 import orjson
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.protocol import State
 
 from backends.door import Answer
 from backends.http import Clock, HttpUpstream
@@ -41,6 +42,9 @@ from gateway.wire.sse import FrameTooLarge, SseDecoder
 PING_S = 15.0
 """Under the idle limits of the usual proxies (DESIGN 6)."""
 CLOSE_S = 0.5
+
+_CLOSING: set[asyncio.Task[None]] = set()
+"""Sockets on their way out; the loop keeps no tasks by itself."""
 
 # At DEBUG the library would log the Authorization header.
 _LOG = logging.getLogger("tandem.session")
@@ -145,6 +149,11 @@ class WebSocketTransport:
             raise NoSession("unreachable") from None
         return cls(socket)
 
+    @property
+    def stands(self) -> bool:
+        """Whether nothing is known of its end. It may be gone all the same."""
+        return self._socket.state is State.OPEN
+
     async def send(self, message: Message) -> None:
         frame = pack(message)
         try:
@@ -165,8 +174,16 @@ class WebSocketTransport:
             return None
 
     async def aclose(self, *, ended: bool) -> None:
-        """One that does not answer the close within CLOSE_S is cut off."""
-        await self._socket.close(1000 if ended else 1001)
+        """One that does not answer the close within CLOSE_S is cut off.
+
+        After an answer's end nobody waits for that: it would take a round trip, and the client's
+        last frame with it.
+        """
+        closing = asyncio.create_task(self._socket.close(1000 if ended else 1001))
+        _CLOSING.add(closing)
+        closing.add_done_callback(_CLOSING.discard)
+        if not ended:
+            await asyncio.shield(closing)
 
     async def drop(self) -> None:
         self._socket.transport.abort()

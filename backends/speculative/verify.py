@@ -22,6 +22,7 @@ from typing import Literal, TypeAlias
 
 from backends.engine.protocol import MAX_DRAFT, Job, Output
 from backends.speculative.coupling import coupling, seeded
+from backends.speculative.passes import Passes, TargetPace
 from backends.speculative.seams import Channel, Ended, Gone, Running, Target
 from backends.speculative.session import (
     VERSION,
@@ -39,7 +40,8 @@ from backends.speculative.session import (
     Resume,
     Stale,
 )
-from gateway.core.chat import ChatRequest, Feature, Usage
+from backends.speculative.text_drafts import TextDrafts
+from gateway.core.chat import ChatRequest, Feature, Sampling, Usage
 from gateway.core.errors import (
     EngineFailed,
     InvalidRequest,
@@ -84,6 +86,7 @@ class VerifySession:
         clock: Callable[[], float] = time.monotonic,
         linger_s: float = LINGER_S,
         distrusted: set[str] | None = None,
+        paces: dict[str, TargetPace] | None = None,
     ) -> None:
         # Bound to the caller whose key opened it, and not to be guessed by another. The token is
         # not in any record: whoever reads those can resume nothing.
@@ -95,6 +98,8 @@ class VerifySession:
         self._clock = clock
         self._linger_s = linger_s
         self._distrusted = set() if distrusted is None else distrusted
+        self._paces = {} if paces is None else paces
+        self._passes = Passes()
         self._began = clock()
         self._model = ""
         self._usage = Usage()
@@ -107,6 +112,8 @@ class VerifySession:
         self._epoch = 0
         self._position = 0
         self._takes_drafts = False
+        self._way = ""
+        self._text: TextDrafts | None = None
         self._since_pass = 0
         self._rounds = self._drafted = self._accepted = self._resumes = 0
         self._margin: float | None = None
@@ -161,6 +168,10 @@ class VerifySession:
     async def aclose(self) -> Ended:
         """Free the target. What became of the session, for its record."""
         running, self._running = self._running, None
+        if seconds := self._passes.seconds:
+            self._paces.setdefault(self._model, TargetPace()).see(seconds)
+        if self._text is not None:
+            await self._text.aclose()
         if running is not None:
             await running.aclose()
         return Ended(
@@ -176,6 +187,7 @@ class VerifySession:
             exactness=self._opened.exactness if self._opened else "",
             margin_min=self._margin,
             resumes=self._resumes,
+            drafts=self._way,
         )
 
     async def _converse(
@@ -226,6 +238,8 @@ class VerifySession:
         job = target.job(request, tokens, tenant=self.caller.tenant, role="target", guide=guide)
         job = seeded(replace(job, ahead=max(0, opening.max_width - 1)))
         self._running = await target.engine.submit(job)
+        if self._way == "text":
+            self._text = TextDrafts(self._running, target.prompts)
         self._opened = replace(self._promise(target, job), family=guide.family)
         await channel.send(self._opened)
 
@@ -250,11 +264,7 @@ class VerifySession:
             )
         if not opening.self_generate:
             raise InvalidRequest("A target that waits for drafts is not served.")
-        theirs, ours = opening.model_fp, Fingerprint.of(target.vocabulary)
-        if theirs is not None and not (ours is not None and theirs.drafts_for(ours)):
-            raise InvalidRequest(
-                "The drafter has another vocabulary than the target.", code="fingerprint_mismatch"
-            )
+        self._way = _way(opening, Fingerprint.of(target.vocabulary))
         ready = target.engine.ready
         if ready is not None and ready.meta.get("verify") == "0":
             raise Unsupported(
@@ -262,18 +272,19 @@ class VerifySession:
                 code="cannot_rewind",
             )
         self._takes_drafts = (
-            theirs is not None
+            self._way != ""
             and opening.max_width > 1
             and target.upstream.name not in self._distrusted
         )
 
     def _promise(self, target: Target, job: Job) -> Opened:
         ready = target.engine.ready
-        coupled, sampling = coupling(job)
+        by_token, pace = self._way != "text", self._paces.get(self._model)
+        coupled, sampling = coupling(job) if by_token else ("native", Sampling())
         return Opened(
             session=self.id,
             token=self.token,
-            prompt_ids=job.tokens if self._takes_drafts else (),
+            prompt_ids=job.tokens if self._takes_drafts and by_token else (),
             model_fp=Fingerprint.of(target.vocabulary),
             max_ahead=MAX_DRAFT if self._takes_drafts else 0,
             # The worker has probed whether widths of two and more agree bit for bit; strict rows
@@ -283,6 +294,9 @@ class VerifySession:
             coupling=coupled,
             sampling=sampling,
             epsilon=ready.epsilon if ready else None,
+            t1_ms=None if pace is None else pace.t1_ms,
+            tv_ms={} if pace is None else pace.tv_ms,
+            drafts=self._way or "tokens",
         )
 
     async def _push(self, channel: Channel, running: Running) -> None:
@@ -292,7 +306,8 @@ class VerifySession:
         async for output in running:
             if output.error is not None:
                 raise EngineFailed("The target's engine gave this answer up.")
-            commit = _commit(output)
+            epoch = output.epoch if self._text is None else self._text.note(output)
+            commit = _commit(output, epoch)
             # Kept before it is sent: a socket that breaks in between loses nothing.
             self._note(output, commit)
             await channel.send(commit)
@@ -306,8 +321,10 @@ class VerifySession:
         self._rounds += bool(output.tokens)
         self._drafted += output.drafted
         self._accepted += output.accepted
-        self._epoch = output.epoch
+        self._epoch = commit.epoch
         self._position = max(self._position, output.base + len(output.tokens))
+        if output.tokens and not self._held:
+            self._passes.note(output.drafted + 1, self._clock())
         if not output.trusted and self._takes_drafts:
             # Its worker verifies no more; whoever opens from now on is told not to draft.
             self._takes_drafts = False
@@ -360,14 +377,20 @@ class VerifySession:
                     raise MalformedMessage(f"{message.type!r} came out of turn.")
 
     async def _draft(self, channel: Channel, draft: Draft) -> None:
+        if bool(draft.text) != (self._way == "text"):
+            raise MalformedMessage(f"Drafts of this session are {self._way or 'tokens'}.")
         of_no_use = not self._takes_drafts or draft.epoch < self._epoch
         of_no_use = of_no_use or self._since_pass >= MOST_DRAFTS
         if self._running is not None and not of_no_use:
             self._since_pass += 1
             # Also when it lies behind the target: there it may still show that the drafter took a
             # wrong turn, and what follows from it need not be verified.
-            self._running.draft(draft.epoch, draft.base_pos, draft.tokens)
-        if of_no_use or draft.base_pos + len(draft.tokens) <= self._position:
+            if self._text is not None:
+                of_no_use = not self._text.put(draft)
+            else:
+                self._running.draft(draft.epoch, draft.base_pos, draft.tokens)
+                of_no_use = draft.base_pos + len(draft.tokens) <= self._position
+        if of_no_use:
             try:
                 await channel.send(Stale(epoch=draft.epoch, base_pos=draft.base_pos))
             except Gone:
@@ -404,10 +427,24 @@ def _end(commit: Commit) -> int:
     return commit.base_pos + len(commit.tokens)
 
 
-def _commit(output: Output) -> Commit:
+def _way(opening: Open, ours: Fingerprint | None) -> str:
+    """What the session's drafts will be made of; "" if there are none. Raises InvalidRequest."""
+    theirs = opening.model_fp
+    if theirs is None:
+        return ""
+    if ours is not None and "tokens" in opening.drafts and theirs.drafts_for(ours):
+        return "tokens"
+    if ours is not None and "text" in opening.drafts:
+        return "text"
+    raise InvalidRequest(
+        "The drafter has another vocabulary than the target.", code="fingerprint_mismatch"
+    )
+
+
+def _commit(output: Output, epoch: int) -> Commit:
     margin = output.margin
     return Commit(
-        epoch=output.epoch,
+        epoch=epoch,
         base_pos=output.base,
         tokens=output.tokens,
         text_bytes=output.text,

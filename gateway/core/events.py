@@ -118,7 +118,9 @@ class SpeculationReport:
     `sources` those and the ones that held by where they came from, `stale` the messages that came
     too late. `predicted` is the gain that was expected, and `usd_delta` what drafting cost (above
     0) or saved. `verified` is what the target read and wrote to verify drafts, where that is more
-    than the answer's usage says. Times are seconds; what nobody measured is None.
+    than the answer's usage says. `held_at` counts the passes in which the first, the second, …
+    draft held; `ties` the passes in which a token was so little above the second best that another
+    width might have said that one. Times are seconds; what nobody measured is None.
     """
 
     strategy: str
@@ -137,6 +139,8 @@ class SpeculationReport:
     draft_s: float | None = None
     verify_s: Mapping[int, float] = field(default_factory=dict)
     verified: Usage | None = None
+    held_at: tuple[int, ...] = ()
+    ties: int = 0
     frame: bytes | None = None
 
 

@@ -27,9 +27,10 @@ from router_policies.training.domains import domain
 from router_policies.training.evaluate import by_field, cells, compare, replay, sets
 from router_policies.training.fit import Predicted, Prepared, blend_of, held_out, prepare
 from router_policies.training.train import FOLDS
-from tests.bench.routing import rewording
+from tests.bench.routing import robustness
 from tests.bench.routing.baselines import chance, held_out_logistic, lengths, ngrams
 from tests.bench.routing.latency import decision_us, path_us
+from tests.bench.routing.rewording import REWORDINGS
 
 PAIRS = {
     "routellm": ("mistralai/Mixtral-8x7B-Instruct-v0.1", "gpt-4-1106-preview"),
@@ -142,11 +143,11 @@ def reworded(
     labelled: Labelled, prepared: Prepared, parts: Floats, blend: Blend, wording: Wording
 ) -> dict[str, float]:
     """How many decisions at a 30 % share change with the words alone."""
-    found = rewording.table(labelled, prepared, parts, blend, wording, TARGET)
+    found = robustness.table(labelled, prepared, parts, blend, wording, TARGET)
     print(f"\nReworded: decisions at a {TARGET:.0%} share that change (chance: 42 %)")
     for how, by_router in found.items():
         print(f"  {how:<14}" + "".join(f"  {name} {v:6.1%}" for name, v in by_router.items()))
-    kept = [found[how] for how in rewording.REWORDINGS]
+    kept = [found[how] for how in REWORDINGS]
     return {
         f"flips_{name}": float(np.mean([each[key] for each in kept]))
         for name, key in ((OURS, OURS), (LENGTH, LENGTH), ("ngram", "n-gram LR"))

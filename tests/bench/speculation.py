@@ -257,13 +257,48 @@ async def ways(target_s: float, tokens: int, runs: int) -> Ways:
     return spent
 
 
+@dataclass(frozen=True, slots=True)
+class Short:
+    """Short answers: plain streaming's time over a session's, its connection made for it or before.
+
+    A handshake over loopback costs what its round trips do, TLS none here.
+    """
+
+    rtt_s: float
+    tokens: int
+    cold: float
+    warm: float
+
+
+async def short(rtt_s: float, tokens: int, runs: int) -> Short:
+    """Without drafts, so that nothing but the way is compared."""
+    pair = Pair(target_s=0.02, draft_s=1.0, holds=lambda at: False, tokens=tokens)
+    plain, cold, warm = list[float](), list[float](), list[float]()
+    async with over_loopback(pair, rtt_s, draft=None, ngram=False) as backend:
+        spare = backend.backend._spare
+        assert spare is not None
+        await backend.plain()
+        await backend.answer()
+        for _ in range(runs):
+            plain.append(await backend.plain())
+            await asyncio.sleep(3 * rtt_s + 0.1)  # for a person to read the answer
+            warm.append((await backend.answer()).wall_s)
+            await asyncio.sleep(3 * rtt_s + 0.1)
+            if (ready := spare.take()) is not None:
+                await ready.aclose(ended=True)
+            cold.append((await backend.answer()).wall_s)
+    middle = statistics.median(plain)
+    return Short(rtt_s, tokens, middle / statistics.median(cold), middle / statistics.median(warm))
+
+
 def unpaced() -> Comparison | str:
     with serve("--local-only") as serving, serving.client() as http:
         return compare(http, "cloud", "tandem")
 
 
 def main(arguments: argparse.Namespace) -> None:
-    only = set(arguments.only.split(",")) if arguments.only else {"paced", "overhead", "unpaced"}
+    every = {"paced", "overhead", "short", "unpaced"}
+    only = set(arguments.only.split(",")) if arguments.only else every
     quick, found = arguments.quick, dict[str, float]()
     print(
         f"load average {' '.join(f'{each:.2f}' for each in os.getloadavg())}, "
@@ -323,6 +358,20 @@ def main(arguments: argparse.Namespace) -> None:
             found.setdefault("companion_us_per_token", round(1e6 * seen.cpu_s, 1))
             found.setdefault("companion_us_per_token_in_all", round(1e6 * seen.whole_s, 1))
             found.setdefault("companion_ms_per_session", round(1e3 * seen.session_s, 1))
+    if "short" in only:
+        print(
+            "\nshort answers over real sockets, t1 20 ms, no drafts: plain streaming's time over a "
+            "session's\n  RTT ms  tokens    cold    warm"
+        )
+        seen_short = [
+            uvloop.run(short(ms / 1e3, tokens, 3 if quick else 5))
+            for ms in ((20.0, 150.0) if quick else RTTS_MS)
+            for tokens in (16, 64)
+        ]
+        for one in seen_short:
+            print(f"{1e3 * one.rtt_s:8g}{one.tokens:8}{one.cold:8.2f}{one.warm:8.2f}")
+        found["short_cold_min"] = round(min(one.cold for one in seen_short), 3)
+        found["short_warm_min"] = round(min(one.warm for one in seen_short), 3)
     if "unpaced" in only:
         print(
             "\nunpaced, the bundled pair through `tandem serve`, draft and target on these cores:"
@@ -346,5 +395,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--virtual", action="store_true", help="the paced table in virtual time")
-    parser.add_argument("--only", help="of paced, overhead, unpaced")
+    parser.add_argument("--only", help="of paced, overhead, short, unpaced")
     main(parser.parse_args())

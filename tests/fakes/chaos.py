@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, fields
 
 READ = 16384
@@ -24,7 +25,7 @@ READ = 16384
 class Toxics:
     """What is done to a connection. Bytes count what the server sends; None: not done.
 
-    `latency_s` is added to every read in both directions, `rate` is bytes a second towards the
+    `latency_s` is what every read is late in both directions, `rate` is bytes a second towards the
     client. After `cut_after` bytes both sides are closed, after `reset_after` the client gets a
     RST, after `half_close_after` only the direction to the client ends, and after
     `blackhole_after` nothing more is carried either way while both connections stay open; 0 is
@@ -103,22 +104,29 @@ class ChaosProxy:
         finally:
             for task in (asking, answering):
                 task.cancel()
+            up_writer.close()  # first: we may be cancelled while we wait
             await asyncio.gather(asking, answering, return_exceptions=True)
-            up_writer.close()
 
     async def _up(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, toxics: Toxics
     ) -> None:
-        while part := await reader.read(READ):
-            await asyncio.sleep(toxics.latency_s)
-            writer.write(part)
-            await writer.drain()
+        async with contextlib.aclosing(late(reader, toxics.latency_s)) as parts:
+            async for part in parts:
+                writer.write(part)
+                await writer.drain()
         writer.write_eof()
 
     async def _down(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, toxics: Toxics
     ) -> None:
         left = toxics.limit
+        if left is None and toxics.rate is None:
+            async with contextlib.aclosing(late(reader, toxics.latency_s)) as parts:
+                async for part in parts:
+                    writer.write(part)
+                    await writer.drain()
+                    self.carried += len(part)
+            return
         while left is None or left > 0:
             part = await reader.read(READ if left is None else min(READ, left))
             if not part:
@@ -137,6 +145,34 @@ class ChaosProxy:
             await asyncio.Event().wait()
         elif toxics.blackhole_after == toxics.limit:
             await asyncio.Event().wait()
+
+
+async def late(reader: asyncio.StreamReader, latency_s: float) -> AsyncGenerator[bytes, None]:
+    """What comes, each part so much later: a long line, and no slow one."""
+    loop = asyncio.get_running_loop()
+    under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+
+    async def pump() -> None:
+        part = b"?"
+        while part:
+            try:
+                part = await reader.read(READ)
+            except OSError:
+                part = b""
+            under_way.put_nowait((loop.time() + latency_s, part))
+
+    pumping = asyncio.create_task(pump())
+    try:
+        while True:
+            due, part = await under_way.get()
+            if (early := due - loop.time()) > 0:
+                await asyncio.sleep(early)
+            if not part:
+                return
+            yield part
+    finally:
+        pumping.cancel()
+        await asyncio.gather(pumping, return_exceptions=True)
 
 
 def reset(writer: asyncio.StreamWriter) -> None:

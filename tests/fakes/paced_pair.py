@@ -27,6 +27,7 @@ from gateway.companion import CompanionEndpoint, resolver
 from gateway.core.events import SpeculationReport, TextDelta
 from gateway.core.exchange import Call, Caller
 from gateway.dialects.openai_completions import OpenAICompletions
+from tests.fakes.chaos import ChaosProxy, Toxics
 from tests.fakes.paced import PROMPT, Line, PacedDecoder, PacedEngine, PacedModel, Socket, Weather
 from tests.fakes.serving import serving
 
@@ -166,7 +167,7 @@ class NeverIdle:
             ),
             Resources(backends=parts),
             clock=loop.time,
-            connect=Session.connect if address else self._connect,
+            connect=None if address else self._connect,
         )
         self._cloud = cloud
 
@@ -223,6 +224,7 @@ class NeverIdle:
             socket.serving.cancel()
         if self._sockets:
             await asyncio.wait([socket.serving for socket in self._sockets])
+        await self.backend.aclose()
         for engine in self._engines:
             await engine.aclose()
         await self._cloud.aclose()
@@ -238,18 +240,23 @@ class NeverIdle:
 
 
 @asynccontextmanager
-async def over_loopback(pair: Pair, **options: Any) -> AsyncIterator[NeverIdle]:
-    """A paced pair whose sessions are real WebSockets, as a companion's server accepts them."""
+async def over_loopback(pair: Pair, rtt_s: float = 0.0, **options: Any) -> AsyncIterator[NeverIdle]:
+    """A paced pair whose sessions are real WebSockets, as a companion's server accepts them; each
+    packet is late by half of `rtt_s`.
+    """
 
     async def companion(scope: Any, receive: Any, send: Any) -> None:
         await backend.serve(scope, receive, send)
 
-    async with serving(companion) as address:
-        backend = NeverIdle(pair, Weather(), address=address, **options)
-        try:
-            yield backend
-        finally:
-            await backend.aclose()
+    async with serving(companion) as near:
+        port = int(near.rsplit(":", 1)[1].partition("/")[0])
+        async with ChaosProxy("127.0.0.1", port, Toxics(latency_s=rtt_s / 2)) as proxy:
+            address = f"http://127.0.0.1:{proxy.port}/v1" if rtt_s else near
+            backend = NeverIdle(pair, Weather(), address=address, **options)
+            try:
+                yield backend
+            finally:
+                await backend.aclose()
 
 
 async def never_idle(pair: Pair, weather: Weather, **options: Any) -> Taken:

@@ -161,15 +161,20 @@ def test_who_may_not_connect(
 
 
 def test_sessions_are_bounded() -> None:
-    """Beyond the limit a caller is told to come again, and the rest are not disturbed."""
+    """Beyond the limit a caller is told to come again, and the rest are not disturbed; a socket
+    that has said nothing yet is none of them."""
 
     async def scenario() -> None:
         async with companion(max_sessions=1) as (url, _):
-            first = await dial(url)
+            first, waits = await dial(url), await dial(url)
+            ask = opening(request={"model": "x", "prompt": "hi"}, endpoint="completion")
+            await first.send(ask)
+            assert json.loads(await first.recv())["type"] == "opened"
             with pytest.raises(InvalidStatus) as caught:
                 await dial(url)
             assert caught.value.response.status_code == 429
-            await first.send(opening(request={"model": "x", "prompt": "hi"}, endpoint="completion"))
+            await waits.send(ask)
+            assert json.loads(await waits.recv())["code"] == "rate_limit_exceeded"
             assert (await read_all(first))[-1]["finish"] == "stop"
             again = await dial(url)
             await again.close()

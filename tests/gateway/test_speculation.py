@@ -22,6 +22,8 @@ REPORT = SpeculationReport(
     usd_delta=-0.00012,
     rtt_s=0.02,
     verify_s={1: 0.02, 5: 0.025, 12: 0.04},
+    held_at=(9, 5, 3, 1, 1, 1, 1, 0, 0, 1),
+    ties=2,
 )
 
 
@@ -49,6 +51,9 @@ def test_metrics_of_one_answer() -> None:
     assert found["tandem_spec_verify_seconds_count{pair=pair,width=8}"] == 1
     assert found["tandem_spec_verify_seconds_count{pair=pair,width=8+}"] == 1
     assert found["tandem_spec_prediction_ratio_count{pair=pair}"] == 1
+    assert found["tandem_spec_accepted_position_total{pair=pair,position=1}"] == 9
+    assert found["tandem_spec_accepted_position_total{pair=pair,position=8+}"] == 1
+    assert found["tandem_spec_ties_total{pair=pair}"] == 2
 
 
 def test_a_fallback_has_a_cause_from_a_closed_list() -> None:

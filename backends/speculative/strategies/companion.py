@@ -12,13 +12,13 @@ from backends.engine.tools.parser import CallParser, Delta
 from backends.speculative.client import Session
 from backends.speculative.controller import PROBE_TOKENS, Estimates, Observation, Span, abandons
 from backends.speculative.cost import Work
+from backends.speculative.passes import Passes
 from backends.speculative.session import Commit, Stale
 from backends.speculative.sources import Sources
 from gateway.core.chat import Usage
 from gateway.core.events import Event, Finish, SpeculationReport, TextDelta, UsageReport
 
 NAME = "companion"
-ENOUGH_PASSES = 4
 
 
 class Pace:
@@ -43,29 +43,6 @@ class Pace:
     def span(self) -> Span:
         seconds = 0.0 if self._from is None else self._to - self._from
         return Span(tokens=self._tokens, seconds=seconds, passes=self._passes)
-
-
-class Passes:
-    """Seconds of the target's passes by their width, from commit to commit."""
-
-    def __init__(self) -> None:
-        self._last: float | None = None
-        self._seen: dict[int, tuple[int, float]] = {}
-
-    def note(self, width: int, now: float) -> None:
-        if self._last is not None:
-            count, seconds = self._seen.get(width, (0, 0.0))
-            self._seen[width] = count + 1, seconds + now - self._last
-        self._last = now
-
-    @property
-    def seconds(self) -> dict[int, float]:
-        """Of the widths that were seen often enough for a late packet not to count as a pass."""
-        return {
-            width: seconds / count
-            for width, (count, seconds) in self._seen.items()
-            if count >= ENOUGH_PASSES and seconds > 0
-        }
 
 
 class Answer:
@@ -108,6 +85,13 @@ class Answer:
         self._draft_s: float | None = None
         self._tokens = self._unsaid = 0
         self._drafted = self._accepted = self._missed = self._rounds = self._stale = 0
+        self._held_at: list[int] = []
+        self._ties = 0
+
+    @property
+    def by_socket(self) -> bool:
+        """Whether its session went over a WebSocket."""
+        return self._session.by_socket
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """The target's answer. Raises UpstreamError if the session breaks."""
@@ -144,9 +128,7 @@ class Answer:
 
     def report(self) -> SpeculationReport:
         sources, tried = self._sources, self._accepted + self._missed
-        sent = dict[str, tuple[int, int]]()
-        if sources is not None:
-            sent = {name: (n, sources.held[name]) for name, n in sources.sent.items() if n}
+        sent = {} if sources is None else sources.counts
         seen = self.observation()
         return SpeculationReport(
             strategy=self._strategy(),
@@ -164,6 +146,8 @@ class Answer:
             rtt_s=seen.rtt_s,
             draft_s=seen.draft_s,
             verify_s=self._passes.seconds,
+            held_at=tuple(self._held_at),
+            ties=self._ties,
         )
 
     def _usd_delta(self) -> float | None:
@@ -208,6 +192,11 @@ class Answer:
         self._accepted += commit.n_accepted
         # What was verified behind the first one that did not hold was never tried.
         self._missed += commit.n_accepted < commit.n_draft_used
+        self._held_at += [0] * (commit.n_accepted - len(self._held_at))
+        for at in range(commit.n_accepted):
+            self._held_at[at] += 1
+        epsilon, margin = self._session.epsilon, commit.margin_min
+        self._ties += epsilon is not None and margin is not None and margin < epsilon
         if self._drafter is not None:
             self._passes.note(commit.n_draft_used + 1, now)
         if self._drafter is not None:
@@ -222,7 +211,7 @@ class Answer:
             self._lost = True
             await self._stop(drafter)
             return
-        await drafter.committed(commit.epoch, commit.base_pos, commit.tokens)
+        await drafter.hear(commit)
         window = self._window.span
         if window.tokens >= PROBE_TOKENS:
             self._windows.append(window.seconds / window.tokens)

@@ -140,6 +140,9 @@ def test_the_answer_is_the_targets(rule: Any) -> None:
             assert kinds == [SpeculationReport, Finish, UsageReport]
             assert report_of(events).strategy == "companion"
             assert sum(e.tokens for e in events if isinstance(e, TextDelta)) == len(SENTENCE)
+            async with asyncio.timeout(5):
+                while not companion.ended:  # once our close has come there
+                    await asyncio.sleep(0.01)
             assert [ended.caller.tenant for ended in companion.ended] == ["edge"]
 
     asyncio.run(scenario())

@@ -1,22 +1,17 @@
 """The same questions in other words: how many decisions change that should not.
 
-Rewordings by rule, since no model is at hand that could be trusted to keep the meaning. Scores come
-from heads that were trained without these prompts; a decision is which side of a 30 % cut a prompt
-falls on, the cut being that of the prompts as they were.
+Rewordings by rule, since no model is at hand that could be trusted to keep the meaning. A decision
+is which side of a cut a prompt falls on, the cut being that of the prompts as they were.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from router_policies.learned.model import Blend
-from router_policies.learned.wording import Wording
-from router_policies.training.data import Floats, Labelled
-from router_policies.training.fit import Prepared, fit, predict, prepare
-from tests.bench.routing.baselines import lengths, logistic, ngrams
+from router_policies.training.data import Floats
 
 VERBS = {
     "compute": "calculate", "calculate": "compute", "find": "determine", "determine": "find",
@@ -56,37 +51,3 @@ def flips(before: Floats, after: Floats, share: float) -> float:
     """The share of prompts that are on the other side of the cut now."""
     cut = float(np.quantile(before, 1 - share))
     return float(np.mean((before >= cut) != (after >= cut)))
-
-
-def table(
-    labelled: Labelled,
-    prepared: Prepared,
-    parts: Floats,
-    blend: Blend,
-    wording: Wording,
-    share: float,
-) -> dict[str, dict[str, float]]:
-    """By rewording and router, the share of decisions that change; of one fold's prompts."""
-    inside, outside = np.flatnonzero(parts == 0), np.flatnonzero(parts != 0)
-    prompts = [labelled.rows[at].prompt for at in inside]
-    heads = fit(labelled, prepared, outside)
-    taught = ngrams([labelled.rows[at].prompt for at in outside])
-    weights = logistic(taught, (labelled.gain[outside] > 0).astype(float))
-
-    def learned(texts: Sequence[str]) -> Floats:
-        said = prepare(texts, wording)
-        return predict(heads, said, np.arange(len(texts))).scores(blend)
-
-    routers: dict[str, Callable[[Sequence[str]], Floats]] = {
-        "learned": learned,
-        "length": lengths,
-        "n-gram LR": lambda texts: np.asarray(ngrams(texts) @ weights),
-    }
-    before = {name: router(prompts) for name, router in routers.items()}
-    return {
-        how: {
-            name: flips(before[name], router([change(each) for each in prompts]), share)
-            for name, router in routers.items()
-        }
-        for how, change in {**REWORDINGS, **PLEAS}.items()
-    }
