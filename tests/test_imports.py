@@ -69,10 +69,7 @@ FORBIDDEN_LIBRARIES: dict[str, tuple[str, ...]] = {
     "gateway.pipeline": ("fastapi", "starlette", "redis", "prometheus_client", "httpx"),
 }  # fmt: skip
 LLAMA_CPP_HOMES = (
-    "backends.engine.worker",
-    "backends.engine.encoder",
-    "backends.engine.native",
-    "backends.engine.prepare",
+    "backends.engine.llama",
     "backends.engine.offline",
 )
 

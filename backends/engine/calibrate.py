@@ -26,7 +26,7 @@ DEPTH = 24
 
 
 class Decodes(Protocol):
-    """Of native.Context what is used here."""
+    """Of llama.Context what is used here."""
 
     def decode(
         self, tokens: list[int], positions: list[int], sequences: list[int], wanted: list[bool]

@@ -44,7 +44,7 @@ class Chooser(Protocol):
 
 
 class Rule(Protocol):
-    """What is needed of a grammar; native.Grammar is one."""
+    """What is needed of a grammar; llama.Grammar is one."""
 
     def allows(self, token: int) -> bool: ...
 

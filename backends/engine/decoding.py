@@ -12,6 +12,9 @@ from backends.engine.protocol import Job
 Floats = NDArray[np.float32]
 
 
+NOT_NUMBERS = "the model's output is not a number; its file may be damaged"
+
+
 class CellsFailed(Exception):
     """The engine could not run a batch, but lives; the batch's sequences end."""
 
@@ -85,3 +88,40 @@ class Decoder(Protocol):
 
     def load(self, sequence: int, state: memoryview) -> bool:
         """Fill an empty sequence with what `save` gave; False, and still empty, without room."""
+
+
+class NoDecoder:
+    """In its place where a model only embeds: with no slot there is nothing to decode."""
+
+    def __init__(self, vocab: int) -> None:
+        self.vocab = vocab
+
+    def decode(
+        self, tokens: list[int], positions: list[int], sequences: list[int], wanted: list[bool]
+    ) -> Floats:
+        raise CellsFailed("this model only embeds")
+
+    def remove(self, sequence: int, start: int = 0, end: int = -1) -> None: ...
+
+    def copy(self, source: int, target: int, end: int) -> None: ...
+
+    def sampler(self, job: Job) -> Sampler | None:
+        return None
+
+    def guesser(self, job: Job) -> Guesser | None:
+        return None
+
+    def save(self, sequence: int) -> memoryview:
+        return memoryview(b"")
+
+    def load(self, sequence: int, state: memoryview) -> bool:
+        return False
+
+    def piece(self, token: int) -> bytes:
+        return b""
+
+    def spelling(self, token: int) -> bytes:
+        return b""
+
+    def ends(self, token: int) -> bool:
+        return False

@@ -17,7 +17,7 @@ CHUNK = 64
 
 
 class Cells(Protocol):
-    """Of native.Context what is used here."""
+    """Of llama.Context what is used here."""
 
     def decode(
         self, tokens: list[int], positions: list[int], sequences: list[int], wanted: list[bool]

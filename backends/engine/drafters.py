@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from backends.engine import calibrate, native
+from backends.engine import calibrate
 from backends.engine.decoding import Floats
 from backends.engine.draft_model import DraftModel
+from backends.engine.llama.context import Context, DecodeFailed
+from backends.engine.llama.model import LoadFailed, Model
 from backends.engine.payoff import Costs
 from backends.engine.settings import EngineSettings
 from backends.engine.slots import Limits
@@ -19,8 +21,8 @@ Watch = Callable[[Decode, list[int], list[int], list[int], list[bool]], Floats]
 
 def speculation(
     settings: EngineSettings,
-    model: native.Model,
-    context: native.Context,
+    model: Model,
+    context: Context,
     limits: Limits,
     *,
     exact: bool,
@@ -84,18 +86,18 @@ def clock(settings: EngineSettings) -> Callable[[], float]:
     return calibrate.WALL if settings.gpu_layers else calibrate.CPU
 
 
-def _measured(settings: EngineSettings, context: native.Context, vocab: int, widest: int) -> Costs:
+def _measured(settings: EngineSettings, context: Context, vocab: int, widest: int) -> Costs:
     return calibrate.costs(context, widest=widest, vocab=vocab, clock=clock(settings))
 
 
-def _draft_model(settings: EngineSettings, target: native.Model, limits: Limits) -> DraftModel:
+def _draft_model(settings: EngineSettings, target: Model, limits: Limits) -> DraftModel:
     path = Path(settings.draft)
-    model = native.Model(path, gpu_layers=settings.gpu_layers)
+    model = Model(path, gpu_layers=settings.gpu_layers)
     if not model.rewinds:
-        raise native.LoadFailed(f"{path.name} cannot draft: its sequences cannot be rewound")
+        raise LoadFailed(f"{path.name} cannot draft: its sequences cannot be rewound")
     if model.pieces(special=True) != target.pieces(special=True) or model.eog() != target.eog():
-        raise native.LoadFailed(f"{path.name} cannot draft: its vocabulary is not the model's")
-    context = native.Context(
+        raise LoadFailed(f"{path.name} cannot draft: its vocabulary is not the model's")
+    context = Context(
         model,
         cells=max(limits.cells, limits.context),
         sequences=limits.slots,
@@ -112,5 +114,5 @@ def _draft_model(settings: EngineSettings, target: native.Model, limits: Limits)
         sequences=limits.slots,
         ends=model.eog().__contains__,
         draft_s=once(1),
-        failure=native.DecodeFailed,
+        failure=DecodeFailed,
     )

@@ -21,8 +21,11 @@ import llama_cpp.llama_cpp as C
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.engine import native, process
+from backends.engine import process
 from backends.engine.held_out import TEXT
+from backends.engine.llama import library
+from backends.engine.llama.context import Context, DecodeFailed
+from backends.engine.llama.model import LoadFailed, Model
 
 TYPES = {
     "Q4_0": C.LLAMA_FTYPE_MOSTLY_Q4_0,
@@ -80,9 +83,9 @@ def quantize(source: str, target: str, type: str, threads: int) -> dict[str, Any
 
 def compare(a: str, b: str, text: str | None, threads: int) -> dict[str, Any]:
     """Perplexity of both on a text, KL(A‖B) in nats a token, and how often their argmax agrees."""
-    native.start()
+    library.start()
     raw = Path(text).read_text("utf-8", "replace") if text else TEXT
-    first, second = native.Model(Path(a)), native.Model(Path(b))
+    first, second = Model(Path(a)), Model(Path(b))
     tokens = _tokens(first, raw)
     if first.tokens != second.tokens or tokens != _tokens(second, raw):
         raise Failed("The two models have different vocabularies: token by token they say nothing.")
@@ -132,12 +135,12 @@ class _Scores:
         }
 
 
-def _tokens(model: native.Model, text: str) -> list[int]:
+def _tokens(model: Model, text: str) -> list[int]:
     return model.tokenize(text.encode(), add_special=True, parse_special=False)
 
 
-def _context(model: native.Model, window: int, threads: int) -> native.Context:
-    return native.Context(
+def _context(model: Model, window: int, threads: int) -> Context:
+    return Context(
         model,
         cells=window,
         sequences=1,
@@ -153,7 +156,7 @@ def _slices(items: list[int]) -> Iterator[list[int]]:
     return (items[i : i + ROWS] for i in range(0, len(items), ROWS))
 
 
-def _logits(context: native.Context, tokens: list[int]) -> Iterator[Doubles]:
+def _logits(context: Context, tokens: list[int]) -> Iterator[Doubles]:
     """Log-probabilities after each token, some rows at a time."""
     context.remove(0)
     position = 0
@@ -176,7 +179,7 @@ def main() -> None:
         tell(done=work(**order["arguments"]))
     except Failed as error:
         tell(error=str(error))
-    except (native.LoadFailed, native.DecodeFailed) as error:
+    except (LoadFailed, DecodeFailed) as error:
         tell(error=f"{error}.")
     except OSError as error:
         tell(error=f"{error.filename}: {error.strerror}.")

@@ -24,10 +24,13 @@ from jinja2 import Template, TemplateError
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from backends.engine import native, process
+from backends.engine import process
 from backends.engine.conversation import PROBE, malformed, takes_objects, with_arguments
 from backends.engine.fim import fim_prompt
 from backends.engine.guides import FieldRefused, checked_tools, guide
+from backends.engine.llama import library
+from backends.engine.llama.grammar import Grammar, GrammarFailed
+from backends.engine.llama.model import LoadFailed, Model
 from backends.engine.protocol import Wire, encode, receive
 from backends.engine.tools import family_of
 
@@ -70,7 +73,7 @@ def _strftime_now(format: str) -> str:
 class Preparer:
     """A vocabulary and its chat template."""
 
-    def __init__(self, model: native.Model) -> None:
+    def __init__(self, model: Model) -> None:
         self._model = model
         self._source = model.chat_template
         self._environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
@@ -167,10 +170,10 @@ class Preparer:
         text, calls = guide(self._family, **request)
         if text:
             try:
-                grammar = native.Grammar(self._model, text)
+                grammar = Grammar(self._model, text)
                 self._walk(grammar, TRIAL if request.get("grammar") else 1)
                 grammar.close()
-            except native.GrammarFailed as error:
+            except GrammarFailed as error:
                 param = "grammar" if request.get("grammar") else "response_format"
                 raise FieldRefused(param, f"llama.cpp cannot read it: {error}") from None
         shown = self._control_tokens() if calls else []
@@ -180,7 +183,7 @@ class Preparer:
             self._guides.popitem(last=False)
         return made
 
-    def _walk(self, grammar: native.Grammar, steps: int) -> None:
+    def _walk(self, grammar: Grammar, steps: int) -> None:
         """Go some tokens along: what is ambiguous beyond use shows here, in our time limit."""
         chance = random.Random(steps)
         logits = np.zeros(self._model.tokens, np.float32)
@@ -273,10 +276,10 @@ class Preparer:
 
 
 def serve(connection: socket.socket, path: Path) -> None:
-    native.start()
+    library.start()
     try:
-        preparer = Preparer(native.Model(path, vocab_only=True))
-    except native.LoadFailed as error:
+        preparer = Preparer(Model(path, vocab_only=True))
+    except LoadFailed as error:
         connection.sendall(encode({"op": "fatal", "detail": str(error)}))
         return
     process.bound_memory(HEADROOM)  # where there is no such limit, the time limit alone must do

@@ -32,7 +32,7 @@ from collections.abc import Callable, Sequence
 from backends.engine.audit import Audit
 from backends.engine.confidence import Confidence, probability
 from backends.engine.constrained import NothingFits
-from backends.engine.decoding import CellsFailed, Decoder, Floats, GrammarRefused
+from backends.engine.decoding import NOT_NUMBERS, CellsFailed, Decoder, Floats, GrammarRefused
 from backends.engine.drafts import Inbox, Lead
 from backends.engine.gumbel import margin
 from backends.engine.logprobs import Trail
@@ -57,7 +57,6 @@ from backends.engine.speculate import Speculation
 from backends.engine.text import TextStream
 from backends.engine.waiting import DrainRate, Waiting
 
-NO_NUMBER = "the model's output is not a number; its file may be damaged"
 GROWTH = 32
 """Cells that a reservation grows by at once."""
 
@@ -596,7 +595,7 @@ class Scheduler:
             # argmax takes a NaN for the largest: one look at its choice tells of all the row.
             if any(math.isnan(row[token]) for row, token in zip(ours, likeliest, strict=True)):
                 self.stats.not_a_number += 1
-                self._fail([rows], NO_NUMBER, NOT_A_NUMBER)
+                self._fail([rows], NOT_NUMBERS, NOT_A_NUMBER)
             else:
                 self._absorb(rows, ours, likeliest)
 

@@ -7,7 +7,6 @@ dies, or at SIGTERM; between steps, so at once unless a long batch is on its way
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import queue
 import signal
@@ -16,284 +15,26 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, replace
-from importlib.metadata import version
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from backends.engine import drafters, gguf, memory, native, process
+from backends.engine import drafters, process
 from backends.engine.audit import Audit
-from backends.engine.constrained import ConstrainedSampler, Greedy
-from backends.engine.decoding import CellsFailed, Decoder, Floats, GrammarRefused, Guesser, Sampler
-from backends.engine.embedder import Embedder, EncodeFailed
-from backends.engine.encoder import LlamaEncoder
-from backends.engine.pooling import room_for
-from backends.engine.protocol import (
-    FrameError,
-    Job,
-    Output,
-    Ready,
-    Wire,
-    encode,
-    receive,
-)
-from backends.engine.scheduler import NO_NUMBER, Scheduler
+from backends.engine.decoding import Decoder, NoDecoder
+from backends.engine.embedder import Embedder
+from backends.engine.llama import library
+from backends.engine.llama.context import DecodeFailed
+from backends.engine.llama.decoder import LlamaDecoder
+from backends.engine.llama.model import LoadFailed, Model
+from backends.engine.loading import load, load_embedder, probe, snapshots
+from backends.engine.protocol import FrameError, Job, Output, Ready, Wire, encode, receive
+from backends.engine.scheduler import Scheduler
 from backends.engine.settings import EngineSettings
-from backends.engine.shape import shape
 from backends.engine.slots import Limits
-from backends.engine.snapshots import Snapshots, fingerprint
 
 LEAVE_S = 5.0
 """A step that was under way when the gateway went may take so much longer."""
-
-
-class NoDecoder:
-    """In its place where a model only embeds: with no slot there is nothing to decode."""
-
-    def __init__(self, model: native.Model) -> None:
-        self.vocab = model.tokens
-
-    def decode(
-        self, tokens: list[int], positions: list[int], sequences: list[int], wanted: list[bool]
-    ) -> Floats:
-        raise CellsFailed("this model only embeds")
-
-    def remove(self, sequence: int, start: int = 0, end: int = -1) -> None: ...
-
-    def copy(self, source: int, target: int, end: int) -> None: ...
-
-    def sampler(self, job: Job) -> Sampler | None:
-        return None
-
-    def guesser(self, job: Job) -> Guesser | None:
-        return None
-
-    def save(self, sequence: int) -> memoryview:
-        return memoryview(b"")
-
-    def load(self, sequence: int, state: memoryview) -> bool:
-        return False
-
-    def piece(self, token: int) -> bytes:
-        return b""
-
-    def spelling(self, token: int) -> bytes:
-        return b""
-
-    def ends(self, token: int) -> bool:
-        return False
-
-
-class LlamaDecoder:
-    """The scheduler's engine: a context, and the vocabulary as tables."""
-
-    def __init__(
-        self, model: native.Model, context: native.Context, watch: drafters.Watch | None = None
-    ) -> None:
-        self._model = model
-        self._context = context
-        self._watch = watch
-        self._pieces = model.pieces()
-        self._eog = model.eog()
-        self._hidden = np.array([not piece for piece in self._pieces])
-        self._hidden[list(self._eog)] = False
-        self.vocab = model.tokens
-
-    def decode(
-        self, tokens: list[int], positions: list[int], sequences: list[int], wanted: list[bool]
-    ) -> Floats:
-        try:
-            if self._watch is None:
-                return self._context.decode(tokens, positions, sequences, wanted)
-            return self._watch(self._context.decode, tokens, positions, sequences, wanted)
-        except native.DecodeFailed as error:
-            if error.code < -1:
-                raise  # fatal for the context: better a new process than a doubtful one
-            raise CellsFailed(str(error)) from error
-
-    def remove(self, sequence: int, start: int = 0, end: int = -1) -> None:
-        self._context.remove(sequence, start, end)
-
-    def copy(self, source: int, target: int, end: int) -> None:
-        self._context.copy(source, target, end)
-
-    def sampler(self, job: Job) -> Sampler | None:
-        plain = job.sampler.plain
-        if not job.grammar:
-            return None if plain else self._chain(job)
-        grammar = self._grammar(job)
-        chooser = Greedy() if plain else self._chain(job)
-        hidden = self._hidden.copy()
-        hidden[[token for token in job.shown if 0 <= token < self.vocab]] = False
-        return ConstrainedSampler(chooser, grammar, hidden)
-
-    def guesser(self, job: Job) -> Guesser | None:
-        settings = job.sampler
-        if settings.temperature <= 0 and not settings.logit_bias:
-            return None
-        # What looks back would have to be rewound with the drafter.
-        blind = replace(
-            settings,
-            frequency_penalty=0.0,
-            presence_penalty=0.0,
-            repeat_penalty=1.0,
-            dry_multiplier=0.0,
-        )
-        return native.ChainSampler(blind, self._model, self._eog)
-
-    def _chain(self, job: Job) -> native.ChainSampler:
-        return native.ChainSampler(job.sampler, self._model, self._eog, job.tokens)
-
-    def _grammar(self, job: Job) -> native.Grammar:
-        if not self._eog:
-            raise GrammarRefused("this model has no token that ends an answer")
-        try:
-            return native.Grammar(self._model, job.grammar)
-        except native.GrammarFailed as error:
-            raise GrammarRefused(f"the grammar cannot be read: {error}") from None
-
-    def piece(self, token: int) -> bytes:
-        return self._pieces[token]
-
-    def save(self, sequence: int) -> memoryview:
-        return self._context.state(sequence)
-
-    def load(self, sequence: int, state: memoryview) -> bool:
-        return self._context.restore(sequence, state)
-
-    def spelling(self, token: int) -> bytes:
-        return self._pieces[token] or self._model.piece(token, special=True)
-
-    def ends(self, token: int) -> bool:
-        return token in self._eog
-
-
-def load(settings: EngineSettings) -> tuple[native.Model, native.Context, Limits]:
-    _require_kv(settings)
-    model = native.Model(Path(settings.model), gpu_layers=settings.gpu_layers)
-    slots = settings.slots
-    if settings.strict and not model.rewinds:
-        raise native.LoadFailed("strict needs a model whose sequences can be rewound")
-    settings = replace(settings, context=settings.context or model.trained)
-    whole = settings.context * slots
-    limits = Limits(
-        context=settings.context,
-        cells=whole if settings.parts else settings.cells or whole,
-        slots=slots,
-        parts=settings.parts,
-        batch=settings.batch,
-        chunk=min(settings.chunk, settings.batch),
-        verify=min(settings.verify, settings.batch // slots - 1) if model.rewinds else 0,
-        queue=settings.queue,
-        # A parked sequence is one that was rewound, and so is one whose beginning is reused.
-        cached=0 if settings.strict or not model.rewinds else settings.cached,
-        optimism=1.0 if settings.strict or not model.rewinds else settings.optimism,
-    )
-    # llama.cpp reserves a row of logits for each sequence, and aborts where it may not.
-    outputs = max(slots * (limits.verify + 1), settings.sequences)
-    cells = native.Context(
-        model,
-        cells=settings.pool,
-        sequences=settings.sequences,
-        batch=settings.batch,
-        outputs=outputs,
-        threads=settings.threads,
-        flash_attention=settings.flash(model.head),
-        unified=not settings.parts,
-        offload=settings.gpu_layers > 0,
-        kv=settings.kv,
-    )
-    return model, cells, replace(limits, scores=min(outputs, limits.batch))
-
-
-def snapshots(settings: EngineSettings) -> Snapshots | None:
-    """Those of the memory that this worker inherited."""
-    if settings.snapshots < 0:
-        return None
-    facts = (
-        settings.kv,
-        str(settings.flash_attention),
-        str(settings.gpu_layers),
-        version("llama_cpp_python"),
-    )
-    memory = mmap.mmap(settings.snapshots, 0)
-    return Snapshots(memory, fingerprint(Path(settings.model), *facts))
-
-
-def load_embedder(settings: EngineSettings, model: native.Model) -> Embedder | None:
-    """Raises LoadFailed if what comes out of a short text is not a number."""
-    if settings.pooling is None:
-        return None
-    offload = settings.gpu_layers > 0
-    room = room_for(
-        settings.context or model.trained,
-        whole=settings.whole,
-        batch=settings.batch,
-        offload=offload,
-    )
-    encoder = LlamaEncoder(
-        model,
-        room,
-        threads=settings.threads,
-        flash_attention=settings.flash_attention is not False,
-        offload=offload,
-    )
-    try:
-        text = [token % model.tokens for token in range(7, 11)]
-        rows = encoder.encode(text, [0, 1, 2, 3], [0] * 4)
-    except EncodeFailed as error:
-        raise native.LoadFailed(f"the model does not embed: {error}") from error
-    if np.isnan(rows).any():
-        raise native.LoadFailed(NO_NUMBER)
-    encoder.clear()
-    return Embedder(encoder, settings.pooling, room)
-
-
-def _require_kv(settings: EngineSettings) -> None:
-    """Raises LoadFailed if the model cannot have the configured KV type: llama.cpp says only no."""
-    if settings.kv == "f16":
-        return
-    try:
-        found = shape(gguf.read(Path(settings.model)))
-    except gguf.GgufError as error:
-        raise native.LoadFailed(str(error)) from error
-    flash = settings.flash_attention is not False
-    why = memory.quantized_kv_refusal(found, settings.kv, settings.kv, flash)
-    if why:
-        raise native.LoadFailed(why)
-
-
-def probe(
-    model: native.Model, context: native.Context, verify: int, rows: int = 10
-) -> tuple[str, float]:
-    """Decode a short text at the widths that verifying uses: are the logits the same, bit for bit?
-
-    "bitwise": they are, so strict sequences do not depend on how many tokens a pass verified.
-    "tie-tolerant": they are not (K-quants, some GPUs). Beside it twice the largest difference of a
-    logit between any two widths, one included: what is closer than that is a tie. Also the proof
-    that the model decodes at all: raises LoadFailed if what comes out is not a number.
-    """
-    text = [token % model.tokens for token in range(7, 7 + rows)]
-    seen: dict[int, Floats] = {}
-    for width in sorted({1, 2, 3, 5, verify + 1} & set(range(1, context.outputs + 1))):
-        logits = []
-        for start in range(0, rows, width):
-            part = text[start : start + width]
-            positions = list(range(start, start + len(part)))
-            wanted = [True] * len(part)
-            logits.append(context.decode(part, positions, [0] * len(part), wanted).copy())
-        context.remove(0)
-        # A last part of one row is of another class: no strict sequence is ever that narrow.
-        seen[width] = np.concatenate(logits)[: rows - 1]
-        if np.isnan(seen[width]).any():
-            raise native.LoadFailed(NO_NUMBER)
-    first, *others = seen.values()
-    apart = max((float(np.abs(first - logits).max()) for logits in others), default=0.0)
-    wide = [logits for width, logits in seen.items() if width > 1]
-    same = len(wide) > 1 and all(np.array_equal(wide[0], logits) for logits in wide[1:])
-    return "bitwise" if same else "tie-tolerant", 2 * apart
 
 
 class Worker:
@@ -418,7 +159,7 @@ class Worker:
 
 def serve(connection: socket.socket, settings: EngineSettings) -> None:
     began = time.monotonic()
-    native.start()
+    library.start()
     try:
         speculation = None
         decoder: Decoder
@@ -431,11 +172,11 @@ def serve(connection: socket.socket, settings: EngineSettings) -> None:
             )
             decoder = LlamaDecoder(model, context, drafters.watch(settings, speculation))
         else:
-            model = native.Model(Path(settings.model), gpu_layers=settings.gpu_layers)
+            model = Model(Path(settings.model), gpu_layers=settings.gpu_layers)
             limits = Limits(context=settings.context or model.trained, cells=0, slots=0)
-            exactness, epsilon, decoder = "unknown", None, NoDecoder(model)
+            exactness, epsilon, decoder = "unknown", None, NoDecoder(model.tokens)
         embedder = load_embedder(settings, model)
-    except (native.LoadFailed, native.DecodeFailed) as error:
+    except (LoadFailed, DecodeFailed) as error:
         connection.sendall(encode({"op": "fatal", "detail": str(error)}))
         return
     ready = Ready(

@@ -129,11 +129,12 @@ SAMPLERS = {
 def test_a_real_target(stories: Path, settings: SamplerSettings, wrong: bool) -> None:
     """Real weights and samplers, their state rebuilt for each audit: an honest verifier is never
     doubted, one that trusts its drafts is found out within 1,000 tokens."""
-    from backends.engine import native
+    from backends.engine.llama import library
+    from backends.engine.llama.decoder import LlamaDecoder
+    from backends.engine.loading import load
     from backends.engine.settings import EngineSettings
-    from backends.engine.worker import LlamaDecoder, load
 
-    native.start()
+    library.start()
     model, context, limits = load(
         EngineSettings(model=str(stories), context=1_024, slots=1, strict=True)
     )

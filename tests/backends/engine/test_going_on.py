@@ -13,8 +13,9 @@ import pytest
 
 from backends.base import Resources
 from backends.continuation import ContinuationBackend, ContinuationOptions
-from backends.engine import native
 from backends.engine.backend import LlamaCppBackend
+from backends.engine.llama import library
+from backends.engine.llama.model import Model
 from backends.engine.options import LlamaCppOptions
 from backends.engine.prepare import Preparer
 from gateway.core.chat import ChatRequest, Endpoint, Feature, Message, Sampling
@@ -140,8 +141,8 @@ def test_an_engine_that_is_killed_is_gone_on_for() -> None:
 
 def test_a_text_in_the_middle_is_read_as_such(any_model: Path) -> None:
     """Its tokens say it and nothing else, in vocabularies that put a blank before a text too."""
-    native.start()
-    model = native.Model(any_model, vocab_only=True)
+    library.start()
+    model = Model(any_model, vocab_only=True)
     preparer = Preparer(model)
     said = " there was  a\n\n little <s> 🦆, ünd"
     for at in range(len(said)):

@@ -40,12 +40,14 @@ def test_two_hundred_schemas(seed: int) -> None:
 
 def test_llama_cpp_reads_them_all(bundled_draft: Path) -> None:
     """llama.cpp's own parser takes the grammar of each of the 200 schemas."""
-    from backends.engine import native
+    from backends.engine.llama import library
+    from backends.engine.llama.grammar import Grammar
+    from backends.engine.llama.model import Model
 
-    native.start()
-    model = native.Model(bundled_draft, vocab_only=True)
+    library.start()
+    model = Model(bundled_draft, vocab_only=True)
     for seed in range(200):
-        native.Grammar(model, json_schema(schema(random.Random(seed)))).close()
+        Grammar(model, json_schema(schema(random.Random(seed)))).close()
     model.close()
 
 

@@ -9,18 +9,19 @@ import pytest
 
 pytest.importorskip("llama_cpp")
 
-from backends.engine import native
+from backends.engine.llama import library
+from backends.engine.llama.decoder import LlamaDecoder
+from backends.engine.loading import load
 from backends.engine.protocol import Job
 from backends.engine.scheduler import Scheduler
 from backends.engine.settings import EngineSettings
-from backends.engine.worker import LlamaDecoder, load
 
 
 @pytest.mark.parametrize("cells", [0, 256])
 def test_the_ledger_is_what_llama_cpp_holds(bundled_draft: Path, cells: int) -> None:
     """After two thousand random operations each sequence ends where the scheduler says it does,
     whether sequences have parts of the cells to themselves or share all."""
-    native.start()
+    library.start()
     model, context, limits = load(
         EngineSettings(model=str(bundled_draft), context=96, cells=cells, cached=4, optimism=0.1)
     )
@@ -56,7 +57,7 @@ def test_the_ledger_is_what_llama_cpp_holds(bundled_draft: Path, cells: int) -> 
 @pytest.mark.parametrize("cells", [0, 512])
 def test_reused_cells_give_the_same_text(bundled_target: Path, cells: int) -> None:
     """16 prompts, Q8_0, flash attention, below 512 cells: greedy tokens do not depend on reuse."""
-    native.start()
+    library.start()
     said: list[list[tuple[int, ...]]] = []
     for cached in (0, 16):
         model, context, limits = load(

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from backends.engine import native
 from backends.engine.client import Engine
+from backends.engine.llama import library
+from backends.engine.llama.model import Model
 from backends.engine.protocol import MAX_DRAFT, Job, Output, SamplerSettings
 from backends.engine.settings import EngineSettings
 from tests.conftest import BUNDLED
@@ -184,7 +185,7 @@ class Pair:
     """Both workers of a pair, and what is needed to ask them."""
 
     def __init__(self, target: Path, draft: Path) -> None:
-        self._vocabulary = native.Model(target, vocab_only=True)
+        self._vocabulary = Model(target, vocab_only=True)
         self.vocab, self.ends = self._vocabulary.tokens, self._vocabulary.eos
         self._ids = {piece: id for id, piece in enumerate(self._vocabulary.pieces(special=True))}
         self.target = Engine(
@@ -292,7 +293,7 @@ async def differing(
 @pytest.fixture(scope="module", autouse=True)
 def _library(request: pytest.FixtureRequest) -> None:
     pytest.importorskip("llama_cpp")
-    native.start()
+    library.start()
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

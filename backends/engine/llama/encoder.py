@@ -11,8 +11,9 @@ import ctypes
 import llama_cpp.llama_cpp as C
 import numpy as np
 
-from backends.engine import native
 from backends.engine.embedder import EncodeFailed, Floats
+from backends.engine.llama import library
+from backends.engine.llama.model import LoadFailed, Model
 from backends.engine.pooling import Room
 
 
@@ -21,7 +22,7 @@ class LlamaEncoder:
 
     def __init__(
         self,
-        model: native.Model,
+        model: Model,
         room: Room,
         *,
         threads: int,
@@ -43,8 +44,8 @@ class LlamaEncoder:
         params.no_perf = True
         self._context = C.llama_init_from_model(model.handle, params)
         if not self._context:
-            raise native.LoadFailed(
-                f"llama.cpp could not make a context for embeddings: {native.last_words()}"
+            raise LoadFailed(
+                f"llama.cpp could not make a context for embeddings: {library.last_words()}"
             )
         self._memory = C.llama_get_memory(self._context)
         self._rows, self._width = room.rows, C.llama_model_n_embd_out(model.handle)
