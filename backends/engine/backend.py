@@ -16,7 +16,6 @@ from typing import ClassVar
 from backends.base import Health, Options, Resources
 from backends.engine import choices, footprint, gguf
 from backends.engine.answer import Answer
-from backends.engine.client import Sequence as OneSequence
 from backends.engine.echo import Echo, Reading
 from backends.engine.model_file import digest, examined
 from backends.engine.options import (
@@ -33,6 +32,7 @@ from backends.engine.protocol import Job, Output, Role
 from backends.engine.requests import FREE, RequestReader
 from backends.engine.residency import NEVER, Resident
 from backends.engine.resident_engine import ResidentEngine
+from backends.engine.sequence import Sequence as OneSequence
 from backends.engine.settings import EngineSettings, default_threads
 from backends.engine.snapshots import shared_memory
 from gateway.core.chat import ChatRequest, Completion, Endpoint, Feature, Priority, Usage

@@ -12,8 +12,9 @@ import math
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
-from backends.engine.client import Engine, Sequence
+from backends.engine.client import Engine
 from backends.engine.protocol import Job, Output
+from backends.engine.sequence import Sequence
 from gateway.core.chat import ChatRequest
 from gateway.core.errors import InvalidRequest
 

@@ -10,9 +10,10 @@ import asyncio
 from collections.abc import Sequence as Tokens
 from dataclasses import replace
 
-from backends.engine.client import Engine, Sequence
+from backends.engine.client import Engine
 from backends.engine.pool import ModelPool
 from backends.engine.protocol import Job
+from backends.engine.sequence import Sequence
 from backends.engine.settings import EngineSettings
 from gateway.core.errors import TandemError
 

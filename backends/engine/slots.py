@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from backends.engine.decoding import Guesser, Sampler
+from backends.engine.decoding import Decoder, Guesser, Sampler
 from backends.engine.drafts import Inbox, Lead
 from backends.engine.logprobs import Trail
 from backends.engine.protocol import Job
 from backends.engine.scored import ScoredPrompt
-from backends.engine.speculate import Drafting
+from backends.engine.speculate import Drafting, Speculation
 from backends.engine.text import TextStream
 
 
@@ -87,6 +87,27 @@ class Slot:
     def due(self) -> int:
         """Rows to feed before the next token can be sampled."""
         return len(self.tokens) - self.fed
+
+
+def begun(job: Job, engine: Decoder, reserved: int, speculation: Speculation | None) -> Slot:
+    """A slot for a job whose turn has come, without a sequence. Raises GrammarRefused."""
+    drafts = job.role == "draft"
+    return Slot(
+        job=job,
+        sequence=-1,
+        tokens=list(job.tokens),
+        reserved=reserved,
+        sampler=None if drafts else engine.sampler(job),
+        text=TextStream(job.stop),
+        inbox=Inbox(engine.vocab) if job.role == "target" else None,
+        drafting=speculation.begin(job) if speculation else None,
+        lead=Lead(engine.vocab) if drafts else None,
+        guesser=engine.guesser(job) if drafts else None,
+        trail=None if job.logprobs is None else Trail(job.logprobs, engine.spelling),
+        scored=(
+            ScoredPrompt(job.tokens, job.logprobs or 0, engine.spelling) if job.scored else None
+        ),
+    )
 
 
 @dataclass(slots=True, kw_only=True)

@@ -105,7 +105,7 @@ class PacedDecoder:
 
 
 class PacedSequence:
-    """A job under way, as engine/client.py's Sequence is."""
+    """A job under way, as engine/sequence.py's Sequence is."""
 
     def __init__(self, id: int, say: Callable[[Callable[[Scheduler], None]], None]) -> None:
         self.id = id

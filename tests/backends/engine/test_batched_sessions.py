@@ -27,7 +27,7 @@ def test_one_decode_for_all() -> None:
         role = "generate" if id == 4 else "target"
         scheduler.submit(Job(id=id, tokens=tuple(prompt), max_tokens=LENGTH, role=role))
     accepted = dict.fromkeys(PROMPTS, 0)
-    while scheduler.slots() or not any(said.values()):
+    while scheduler.cells.slots or not any(said.values()):
         for output in scheduler.step():
             said[output.id] += output.tokens
             accepted[output.id] += output.accepted

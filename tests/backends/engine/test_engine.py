@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from backends.engine.client import PAUSE_AT, Engine
+from backends.engine.client import Engine
 from backends.engine.protocol import Job, Output, SamplerSettings
+from backends.engine.sequence import PAUSE_AT
 from backends.engine.settings import EngineSettings
 from gateway.core.errors import ContextExceeded, EngineFailed, InvalidRequest, Overloaded
 

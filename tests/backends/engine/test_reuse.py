@@ -43,10 +43,10 @@ def test_the_ledger_is_what_llama_cpp_holds(bundled_draft: Path, cells: int) -> 
             scheduler.cancel(id - dice.randrange(1, 20))
         scheduler.step()
         if id % 20 == 0:
-            for slot in scheduler.slots():
+            for slot in scheduler.cells.slots.values():
                 assert context.last(slot.sequence) == slot.fed - 1
             held = sum(context.last(s) + 1 for s in range(limits.sequences))
-            assert held == scheduler.used
+            assert held == scheduler.cells.used
     stats = scheduler.stats
     assert stats.prefix_hits and stats.evictions
     assert bool(stats.preemptions) == bool(cells)  # a part has room for a whole context

@@ -56,7 +56,7 @@ def test_one_sequence() -> None:
     assert [output.base for output in outputs] == list(range(len(outputs)))
     assert outputs[-1].finish in ("stop", "length")
     assert outputs[-1].completion_tokens == len(tokens(outputs))
-    assert engine.used == scheduler.reserved == 0
+    assert engine.used == scheduler.cells.reserved == 0
 
 
 def test_sequences_share_a_batch() -> None:
@@ -138,7 +138,7 @@ def test_cancel_frees_cells_before_the_next_batch() -> None:
     assert engine.cells[0] == []
     news = scheduler.step()
     assert [(output.id, output.finish) for output in news] == [(1, "cancelled"), (2, None)]
-    assert scheduler.reserved == 43
+    assert scheduler.cells.reserved == 43
 
 
 def test_cancel_in_the_queue() -> None:
@@ -300,8 +300,8 @@ def test_whatever_happens_the_ledger_holds(story: list[tuple[str, int, list[int]
     def step() -> None:
         for output in scheduler.step():
             outputs.setdefault(output.id, []).append(output)
-        assert scheduler.reserved <= LIMITS.cells
-        for slot in scheduler.slots():
+        assert scheduler.cells.reserved <= LIMITS.cells
+        for slot in scheduler.cells.slots.values():
             assert len(engine.cells.get(slot.sequence, [])) == slot.fed <= slot.reserved
 
     for what, id, some, number in story:
@@ -325,7 +325,7 @@ def test_whatever_happens_the_ledger_holds(story: list[tuple[str, int, list[int]
             scheduler.cancel(id)
     for _ in range(200):
         step()
-    assert engine.used == scheduler.reserved == scheduler.waiting == 0
+    assert engine.used == scheduler.cells.reserved == scheduler.waiting == 0
     for id, known in jobs.items():
         assert [o.finish is not None for o in outputs[id]].index(True) == len(outputs[id]) - 1
         if known.role != "draft":
@@ -344,7 +344,7 @@ def test_admission_is_fair(sizes: list[tuple[int, int]]) -> None:
         scheduler.submit(job(id, [1] * prompt, count))
     while not scheduler.idle:
         scheduler.step()
-        admitted += [s.job.id for s in scheduler.slots() if s.job.id not in admitted]
+        admitted += [s.job.id for s in scheduler.cells.slots.values() if s.job.id not in admitted]
     assert admitted == sorted(admitted)
 
 
@@ -394,4 +394,4 @@ def test_a_grammar_that_fails_takes_only_its_own_job() -> None:
     assert tokens(outputs[2]) == answer([1, 3, 5], 8)
     assert tokens(outputs[3]) == [1, 1]
     assert (outputs[3][-1].error or "").endswith("no token is left")
-    assert engine.used == scheduler.reserved == 0
+    assert engine.used == scheduler.cells.reserved == 0

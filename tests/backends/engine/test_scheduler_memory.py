@@ -104,11 +104,11 @@ def test_the_cache_gives_way() -> None:
     scheduler, engine = make(replace(LIMITS, cells=64))
     scheduler.submit(job(1, LONG))
     finish(scheduler)
-    assert scheduler.cached > 0
+    assert scheduler.cells.cached > 0
     scheduler.submit(job(2, [9] * 50, 14))
     assert tokens(finish(scheduler)[2]) == answer([9] * 50, 14)
     assert scheduler.stats.evictions >= 1
-    assert engine.used == scheduler.cached <= 64
+    assert engine.used == scheduler.cells.cached <= 64
 
 
 def test_a_parked_sequence_says_the_same() -> None:
@@ -174,9 +174,9 @@ def test_whatever_happens_the_ledger_holds(
     def step() -> None:
         for output in scheduler.step():
             outputs.setdefault(output.id, []).append(output)
-        assert scheduler.reserved + scheduler.cached <= cells
-        assert engine.used == scheduler.used
-        for slot in scheduler.slots():
+        assert scheduler.cells.reserved + scheduler.cells.cached <= cells
+        assert engine.used == scheduler.cells.used
+        for slot in scheduler.cells.slots.values():
             assert engine.cells.get(slot.sequence, []) == slot.tokens[: slot.fed]
             assert slot.fed <= slot.reserved
 
@@ -203,8 +203,8 @@ def test_whatever_happens_the_ledger_holds(
             scheduler.cancel(id)
     for _ in range(500):
         step()
-    assert scheduler.reserved == scheduler.waiting == 0
-    assert engine.used == scheduler.cached
+    assert scheduler.cells.reserved == scheduler.waiting == 0
+    assert engine.used == scheduler.cells.cached
     for id, known in jobs.items():
         assert [o.finish is not None for o in outputs[id]].index(True) == len(outputs[id]) - 1
         if known.role != "draft":

@@ -113,7 +113,7 @@ def test_restored_sequences_go_on_as_if_computed(seed: int, room: int) -> None:
                     assert output.error is None
                     told.setdefault(output.id, []).extend(output.tokens)
         assert told == {id: answer(prompt, 5) for id, prompt in asked.items()}
-        assert decoder.used == scheduler.used == scheduler.cached
+        assert decoder.used == scheduler.cells.used == scheduler.cells.cached
 
 
 async def ask(backend: LlamaCppBackend, prompt: str) -> tuple[str, int]:
