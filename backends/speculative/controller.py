@@ -42,6 +42,9 @@ SOONEST = 4
 """Answers between two probes where the formula wants one."""
 BELIEVED = (0.25, 2.0)
 """Realised over predicted is taken for no less and no more."""
+SUMMED_PASSES = 1024
+"""Of a cycle, one by one: this runs on the event loop, and acceptance comes as close to 1 as drafts
+that always hold take it."""
 LEAST_CHANCE = 0.05
 """Below this nobody drafts, even where verifying is free: it would only make heat."""
 
@@ -85,20 +88,27 @@ def never_idle_in_passes(
     so with r tokens settled before it and at most `most` verified, it settles max(r, k) and one
     more. A cycle of L hits has ended once r >= L, and P(L > r) = alpha^(r + 1); the mean number of
     passes over the mean number of tokens is the rate. Never above `target_s`.
+
+    Where nearly all hold a cycle has no end to speak of: behind SUMMED_PASSES each pass is taken to
+    settle what arrives during one, and the rest is a geometric sum.
     """
     if draft_s <= 0 or draft_s >= target_s:
         return target_s if draft_s > 0 else never_idle_rate(alpha, target_s, draft_s, rtt_s)
+    steady = min(target_s / draft_s, most + 1.0)
     if alpha >= 1:
-        return draft_s
-    passes, settled, m = 1.0, 0, 0
-    while True:
+        return target_s / steady
+    passes, settled, longer = 1.0, 0, 1.0
+    for m in range(SUMMED_PASSES):
         arrived = int((m * target_s - rtt_s - draft_s / 2) / draft_s)
         settled = max(settled, min(arrived, settled + most))
         longer = alpha ** (settled + 1)
         passes += longer
         if longer < 1e-6:
             break
-        settled, m = settled + 1, m + 1
+        settled += 1
+    else:
+        # 1 - share without the cancellation of a share near 1.
+        passes += longer * alpha**steady / -math.expm1(steady * math.log(alpha))
     return target_s * (1 - alpha) * passes
 
 

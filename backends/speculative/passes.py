@@ -9,6 +9,9 @@ from backends.speculative.session import Opened
 ENOUGH_PASSES = 4
 SMOOTHING = 0.2
 MOST_WIDTHS = 32
+PLAUSIBLE_MS = (1e-3, 1e6)
+"""What another end says of a pass beyond these is left out: times that are nearly nothing, or
+endless, would come back as divisions by zero and infinite leads."""
 
 
 class Passes:
@@ -36,10 +39,11 @@ class Passes:
 
 def pass_seconds(opened: Opened) -> dict[int, float]:
     """What the other end says of its passes, by width; it may say anything."""
+    least, most = PLAUSIBLE_MS
     return {
         int(width): ms / 1e3
         for width, ms in opened.tv_ms.items()
-        if width.isascii() and width.isdigit() and len(width) < 4 and ms > 0
+        if width.isascii() and width.isdigit() and len(width) < 4 and least <= ms <= most
     }
 
 

@@ -255,6 +255,16 @@ def test_whole_passes_against_counting() -> None:
     assert seconds / tokens == pytest.approx(expected, rel=0.02)
 
 
+@pytest.mark.parametrize("misses", [1e-3, 1e-6, 1e-9, 1e-15, 0.0])
+def test_drafts_that_nearly_always_hold_are_summed_in_bounded_time(misses: float) -> None:
+    """As acceptance nears 1 the rate nears the slower of drafting and of passes that are full; the
+    sum has as many terms as tokens lie between two misses, and is not gone through."""
+    drafter = never_idle_in_passes(1 - misses, 0.03, 0.025, 0.05)
+    assert drafter == pytest.approx(0.025, rel=0.01)
+    full = never_idle_in_passes(1 - misses, 0.03, 0.001, 0.05, most=8)
+    assert full == pytest.approx(0.03 / 9, rel=0.05)
+
+
 def test_wide_passes_that_cost_are_charged() -> None:
     """Where verifying a row costs as much as a pass, the formula says so, below 1."""
     flat = never_idle_gain(0.85, 0.005, 0.0, {1: 0.02, 9: 0.02})

@@ -47,6 +47,17 @@ def test_what_was_measured_here_counts_more() -> None:
     assert Estimates().told(pass_seconds(told)).target_s == 0.02
 
 
+@pytest.mark.parametrize("ms", [float("inf"), float("nan"), 1e300, 1e-300, 5e-324, -1.0])
+def test_no_word_of_a_companion_breaks_the_controller(ms: float) -> None:
+    """Times that no pass takes are not believed, so that nothing is divided by or led with them."""
+    told = pass_seconds(Opened(session="s", tv_ms={"1": ms, "2": 5.0}))
+    assert told == {2: 0.005}
+    for known in (Estimates(alpha=0.8, draft_s=0.01), Estimates()):
+        estimates = known.told(told)
+        assert 0 <= estimates.ahead(32) <= 32
+        assert 0 < estimates.break_even() <= 1
+
+
 async def opened_by(here: Behind) -> Opened:
     upstream = here.upstream
     session = await upstream._connect(
