@@ -144,6 +144,7 @@ class Admission:
         self._stats.preemptions += 1
         self._cells.clear(slot)
         slot.sequence, slot.fed, slot.reserved, slot.parked = -1, 0, 0, True
+        slot.audit = None  # the row that it means is gone, and the next one fed would be judged
         self._parked.append(slot)
         self._parked.sort(key=lambda s: (s.job.priority, s.job.id))
 

@@ -104,6 +104,31 @@ def test_a_wrong_verifier_is_caught(verifier: type[Scheduler]) -> None:
     assert any(output.drafted for output in outputs[:caught])
 
 
+def test_a_sequence_parked_before_its_audit_is_not_judged_by_another_row() -> None:
+    """What is parked has lost the row that was to be looked at; an honest verifier stays trusted,
+    wherever in an answer that happens."""
+    preemptions = 0
+    for cells in range(300, 420, 7):
+        engine = Endless(cells=cells, batch=64, outputs=64)
+        limits = Limits(context=256, cells=cells, slots=2, batch=64, optimism=0.1)
+        scheduler = Scheduler(engine, limits, audit=Audit(exact=True))
+        said: dict[int, list[int]] = {1: [], 2: []}
+        for id in said:
+            scheduler.submit(Job(id=id, tokens=(id, 3, 5), max_tokens=250, role="target"))
+        while not scheduler.idle:
+            for output in scheduler.step():
+                said[output.id] += output.tokens
+            for id, tokens in said.items():
+                draft: list[int] = []
+                while len(draft) < 4:
+                    draft.append(_next([id, 3, 5, *tokens, *draft]))
+                scheduler.draft(id, 0, len(tokens), draft)
+        preemptions += scheduler.stats.preemptions
+        assert scheduler.stats.audits_mismatch == 0
+        assert [len(tokens) for tokens in said.values()] == [250, 250]
+    assert preemptions > 0
+
+
 def test_a_tie_is_no_mismatch() -> None:
     """Where widths are not exact, another choice within the bound is called a tie."""
     logits = np.zeros(VOCAB, np.float32)
