@@ -84,6 +84,8 @@ def _merged(key: str, ours: Any, theirs: Any, a: Schema, b: Schema) -> Any:
             return max(ours, theirs)
         case "maximum" | "exclusiveMaximum" | "maxLength" | "maxItems":
             return min(ours, theirs)
+        case "items" if isinstance(ours, list) or isinstance(theirs, list):
+            raise CannotMerge(key)  # a tuple in the old spelling
         case "items" | "additionalProperties":
             return merge(ours, theirs)
         case "enum":

@@ -138,6 +138,7 @@ def test_what_is_allowed_and_what_is_not(
         ({"type": "integer", "minimum": 3, "maximum": 2}, "nothing satisfies"),
         ({"type": "integer", "minimum": 1, "maximum": 5, "multipleOf": 10}, "nothing satisfies"),
         ({"allOf": [{"pattern": "a"}, {"pattern": "b"}]}, r"allOf\[1\]: 'pattern'"),
+        ({"allOf": [{"items": [True]}, {"items": {"type": "null"}}]}, r"allOf\[1\]: 'items'"),
         ({"type": "strnig"}, r"S\.type"),
         ({"properties": []}, r"S\.properties"),
         ({"required": "a"}, r"S\.required"),
