@@ -16,6 +16,7 @@ from backends.engine.gbnf import (
     Lit,
     Node,
     Rep,
+    Seq,
     alt,
     chars,
     seq,
@@ -26,6 +27,9 @@ MAX_DEPTH = 20
 MAX_CHOICES = 6
 """Quantifiers that leave a choice: where they overlap, llama.cpp's time grows with each, for every
 token of the vocabulary (16 overlapping ones: 10 s)."""
+MAX_UNROLLED = 20
+"""The same with repetitions written out, as llama.cpp does: each of `(a?){1000}` is a choice of its
+own, and 1000 in a row take minutes for one token."""
 
 
 class PatternRefused(Exception):
@@ -67,8 +71,40 @@ def pattern(source: str) -> Node:
     if isinstance(node, Alt) and (begins or ends) and reader.open_alternatives:
         # ^a|b$ anchors each half on one side only
         raise PatternRefused("anchors and alternatives without a group around them")
+    if _choices(node) > MAX_UNROLLED:
+        raise PatternRefused(
+            f"repetitions of what leaves a choice, more than {MAX_UNROLLED} in all"
+        )
     anything = Rep(PLAIN)
     return seq(EMPTY if begins else anything, node, EMPTY if ends else anything)
+
+
+def _choices(node: Node) -> int:
+    """How often a reader has to guess: whether one more comes, or nothing does."""
+    match node:
+        case Seq():
+            return sum(map(_choices, node.parts))
+        case Alt():
+            return sum(map(_choices, node.choices)) + any(map(_may_be_empty, node.choices))
+        case Rep():
+            copies = max(node.least, node.most or 1, 1)
+            return copies * _choices(node.item) + (node.least != node.most)
+        case _:
+            return 0
+
+
+def _may_be_empty(node: Node) -> bool:
+    match node:
+        case Lit():
+            return not node.text
+        case Seq():
+            return all(map(_may_be_empty, node.parts))
+        case Alt():
+            return any(map(_may_be_empty, node.choices))
+        case Rep():
+            return node.least == 0 or _may_be_empty(node.item)
+        case _:
+            return False
 
 
 class _Reader:

@@ -96,6 +96,11 @@ def test_llama_cpp_reads_them_all(bundled_draft: Path) -> None:
             ["1", f"{-10**13}"],
         ),
         (
+            {"type": "string", "pattern": r"^\d{1,3}(?:\.\d{1,3}){3}(?:/[a-z]{1000})?$"},
+            ['"1.20.255.0"', '"10.0.0.1/' + "x" * 1000 + '"'],
+            ['"1.2.3"', '"1.2.3.4444"'],
+        ),
+        (
             {"type": "string", "pattern": r"^\S$"},
             ['"a"', '"é"'],
             [f'"{c}"' for c in " \u00a0\u1680\u2003\u2028\u202f\u3000\ufeff"],
@@ -125,6 +130,9 @@ def test_what_is_allowed_and_what_is_not(
         ({"type": "string", "pattern": "(?=a)"}, r"S\.pattern: .*look around"),
         ({"type": "string", "pattern": r"(a)\1"}, r"S\.pattern"),
         ({"type": "string", "pattern": r"^a*a*a*a*a*a*a*$"}, r"S\.pattern: .*quantifiers"),
+        ({"type": "string", "pattern": r"^(a?){1000}$"}, r"S\.pattern: .*repetitions"),
+        ({"type": "string", "pattern": r"^(?:a|){1000}$"}, r"S\.pattern: .*repetitions"),
+        ({"type": "string", "pattern": r"^((.{0,9}){9}){9}$"}, r"S\.pattern: .*repetitions"),
         ({"type": "string", "minLength": 5000}, r"S\.minLength"),
         ({"type": "number", "minimum": 0.5}, r"S\.minimum"),
         ({"type": "number", "multipleOf": 0.1}, r"S\.multipleOf"),

@@ -349,9 +349,11 @@ def test_only_what_fits_is_accepted() -> None:
         ConstrainedSampler(Greedy(), EvenOnly(), ~nothing)(logits)
 
 
-def test_an_ambiguous_grammar_ends_its_own_answer() -> None:
-    """A choice that takes too long is the grammar's last."""
-    times = iter([0.0, 0.5, 10.0, 11.5])
+@pytest.mark.parametrize("slow", [(11.5, 11.5), (10.0, 10.2)], ids=["choosing", "accepting"])
+def test_an_ambiguous_grammar_ends_its_own_answer(slow: tuple[float, float]) -> None:
+    """A choice that takes too long is the grammar's last, and so is a token that is hard to take
+    in: the next one would be far harder."""
+    times = iter([0.0, 0.5, 0.5, 10.0, *slow])
     nothing = np.zeros(4, bool)
     sampler = ConstrainedSampler(Greedy(), EvenOnly(), nothing, clock=lambda: next(times))
     logits = np.array([1.0, 0.0, 0.0, 0.0], np.float32)
