@@ -13,6 +13,7 @@ import json
 import os
 import random
 import socket
+import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -25,8 +26,10 @@ from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from backends.engine import process
+from backends.engine.constrained import SWOLLEN_S
 from backends.engine.conversation import PROBE, malformed, takes_objects, with_arguments
 from backends.engine.fim import fim_prompt
+from backends.engine.grammar import json_schema
 from backends.engine.guides import FieldRefused, checked_tools, guide
 from backends.engine.llama import library
 from backends.engine.llama.grammar import Grammar, GrammarFailed
@@ -38,6 +41,10 @@ HEADROOM = 512 * 1024 * 1024
 """Bytes that a request may use beyond what the loaded vocabulary takes."""
 TRIAL = 12
 """Tokens that a client's own grammar is tried on."""
+OPENERS = ("[[[[", "[[", "[", '{"', "{")
+"""What goes deeper wherever a schema lets it, in as few tokens as the vocabulary has for it."""
+DEEP = 16
+"""Tokens that a schema with references is followed downwards."""
 GUIDES = 64
 """Grammars kept: an agent sends the same tools with every turn."""
 
@@ -168,6 +175,7 @@ class Preparer:
             self._guides.move_to_end(key)
             return self._guides[key]
         text, calls = guide(self._family, **request)
+        self._try_references(request)
         if text:
             try:
                 grammar = Grammar(self._model, text)
@@ -182,6 +190,46 @@ class Preparer:
         if len(self._guides) > GUIDES:
             self._guides.popitem(last=False)
         return made
+
+    def _try_references(self, request: Wire) -> None:
+        """Follow schemas with references downwards, each by itself: behind a call's name nobody
+        would come that far. Raises FieldRefused."""
+        tools = [tool["function"].get("parameters") for tool in request.get("tools") or ()]
+        said = request.get("response_format") or {}
+        form = said.get("schema") or (said.get("json_schema") or {}).get("schema")
+        named = [("tools", tool and {"type": "object", **tool}) for tool in tools]
+        for param, schema in (*named, ("response_format", form)):
+            if '"$ref"' not in json.dumps(schema):
+                continue
+            grammar = Grammar(self._model, json_schema(schema))
+            try:
+                self._descend(grammar)
+            except GrammarFailed as error:
+                raise FieldRefused(param, str(error)) from None
+            finally:
+                grammar.close()
+
+    def _descend(self, grammar: Grammar) -> None:
+        """Open one bracket after another. A union whose branches open alike has as many states more
+        with each, multiplied: what the worker would find out with everybody waiting shows here.
+        """
+        cut = [self.following(text) for text in OPENERS]
+        openers = [tokens[0] for tokens in cut if len(tokens) == 1]
+        for _ in range(DEEP):
+            token = next((token for token in openers if grammar.allows(token)), None)
+            if token is None and (token := self._going_on(grammar)) is None:
+                return
+            began = time.thread_time()
+            grammar.accept(token)
+            if time.thread_time() - began > SWOLLEN_S:
+                raise GrammarFailed("too many alternatives that begin alike lie in each other")
+
+    def _going_on(self, grammar: Grammar) -> int | None:
+        """The longest token that may come and closes nothing, such as the rest of a key."""
+        allowed = np.flatnonzero(grammar.mask(np.zeros(self._model.tokens, np.float32)) > -np.inf)
+        pieces = {token: self._model.piece(token) for token in allowed.tolist()}
+        open = [t for t, piece in pieces.items() if piece and not set(piece) & set(b"]}")]
+        return max(open, key=lambda token: len(pieces[token]), default=None)
 
     def _walk(self, grammar: Grammar, steps: int) -> None:
         """Go some tokens along: what is ambiguous beyond use shows here, in our time limit."""

@@ -202,9 +202,29 @@ def test_raw_grammar(any_model: Path) -> None:
     asyncio.run(main())
 
 
+def alike(branches: int) -> dict[str, Any]:
+    """Arrays of themselves that nobody can tell apart before they end."""
+    arrays = [
+        {"type": "array", "maxItems": 3 + i, "items": {"$ref": "#/$defs/a"}}
+        for i in range(branches)
+    ]
+    return {
+        "type": "object",
+        "properties": {"c": {"$ref": "#/$defs/a"}},
+        "required": ["c"],
+        "$defs": {"a": {"anyOf": [*arrays, {"type": "null"}]}},
+    }
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
+        ({"response_format": {"type": "json_object", "schema": alike(12)}}, "response_format"),
+        ({"response_format": {"type": "json_object", "schema": alike(99)}}, "response_format"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": alike(12)}}]},
+            "tools",
+        ),
         ({"grammar": "root ::= nothing"}, "grammar"),
         ({"grammar": 'root ::= root "a"'}, "grammar"),
         ({"grammar": "root ::= " + "(" * 30_000}, "grammar"),
