@@ -275,9 +275,10 @@ class LlamaCppBackend:
         guide = await self.guide(request)
         prompt, cut = await self._requests.prepared(request)
         if request.sampling.max_tokens == 0 and not echo.scored:
-            if echo.text:
-                yield TextDelta(text=echo.text)
-            yield Finish(reason="length")
+            for choice in range(count):
+                if echo.text:
+                    yield TextDelta(text=echo.text, choice=choice)
+                yield Finish(reason="length", choice=choice)
             yield UsageReport(usage=Usage(prompt_tokens=len(prompt), cut_tokens=cut))
             return
         job = _timed(self.job(request, prompt, tenant=call.tenant, guide=guide), call)

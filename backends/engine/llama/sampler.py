@@ -53,7 +53,8 @@ class ChainSampler:
         if settings.temperature <= 0 and not settings.infill:
             return parts
         if settings.top_k > 0:
-            parts.append(C.llama_sampler_init_top_k(settings.top_k))
+            # ctypes takes the lowest 32 bits of what is more, and that may be a 1.
+            parts.append(C.llama_sampler_init_top_k(min(settings.top_k, model.tokens)))
         if settings.typical_p < 1:
             # A probability that underflows to 0 would make the entropy not a number.
             parts.append(C.llama_sampler_init_min_p(1e-30, 1))

@@ -15,7 +15,7 @@ from backends.engine.backend import LlamaCppBackend
 from backends.engine.options import LlamaCppOptions, model_path
 from gateway.core.chat import ChatRequest, Completion, Endpoint, Feature, Message, Sampling, Snippet
 from gateway.core.errors import ContextExceeded, EngineFailed, InvalidRequest
-from gateway.core.events import collect
+from gateway.core.events import Finish, collect
 from gateway.core.exchange import Call
 from gateway.core.routing import Tier
 from tests.fakes.gguf_models import write_model
@@ -128,6 +128,20 @@ def test_max_tokens_ends_with_the_context(stories: Path) -> None:
             sampling = Sampling(max_tokens=100_000, temperature=0.0)
             said = await answer(backend, complete((5,) * 500, sampling))
             assert said.usage is not None and said.usage.total_tokens <= 512
+
+    asyncio.run(main())
+
+
+def test_no_tokens_are_so_many_choices_too(stories: Path) -> None:
+    """`max_tokens` 0 with `n` ends each of the choices, not the first one alone."""
+
+    async def main() -> None:
+        async with running(stories) as backend:
+            nothing = Sampling(max_tokens=0)
+            request = complete("Once", nothing, body={"n": 3, "max_tokens": 0})
+            events = [event async for event in backend.stream(request, CALL)]
+            ends = [(e.choice, e.reason) for e in events if isinstance(e, Finish)]
+            assert ends == [(0, "length"), (1, "length"), (2, "length")]
 
     asyncio.run(main())
 

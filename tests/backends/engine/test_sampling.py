@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,21 @@ def test_a_bias_forces_and_bans(stories: Path) -> None:
                 assert set(tokens(await run(engine, force))) == {300}
                 ban = SamplerSettings(temperature=temperature, logit_bias=((plain[0], -100.0),))
                 assert plain[0] not in tokens(await run(engine, ban))
+
+    asyncio.run(main())
+
+
+def test_a_top_k_beyond_the_vocabulary_leaves_all_of_it(stories: Path) -> None:
+    """A client's 2**32 + 1 does not reach llama.cpp as its lowest 32 bits, which are 1."""
+
+    async def main() -> None:
+        async with running(stories) as engine:
+            hot = SamplerSettings(temperature=1.0, seed=11)
+            said = [
+                [token for output in await run(engine, settings) for token in output.tokens]
+                for settings in (hot, replace(hot, top_k=2**32 + 1), replace(hot, top_k=1))
+            ]
+            assert said[0] == said[1] != said[2]
 
     asyncio.run(main())
 
