@@ -134,6 +134,8 @@ class ModelPool:
                     if name not in self._handles:
                         raise EngineFailed("the engine is closed")
         except TimeoutError:
+            if name not in self._handles:  # let go of in that very moment
+                raise EngineFailed("the engine is closed") from None
             raise self._not_yet(name) from None
         finally:
             if name in self._handles:

@@ -128,6 +128,24 @@ def test_who_waits_when_the_model_is_removed_hears_so() -> None:
     asyncio.run(scenario())
 
 
+def test_who_gives_up_as_the_model_is_removed_hears_so_too() -> None:
+    """A wait that ends at its limit in the moment of a removal has no model left to tell of."""
+
+    async def scenario() -> None:
+        pool = ModelPool(budget=100)
+        for name in "ab":
+            Worker(pool, name, 60)
+        await pool.enter("a", 1)
+        asked = asyncio.create_task(pool.enter("b", 0))
+        await asyncio.sleep(0)  # it waits, and its limit is due with the loop's next turn
+        await pool.remove("b")
+        with pytest.raises(EngineFailed, match="closed"):
+            await asked
+        await pool.remove("a")
+
+    asyncio.run(scenario())
+
+
 def test_it_tells_how_long_a_cold_model_will_take() -> None:
     """All of a usual load while it is cold, what is left of it while it loads, then nothing."""
 
