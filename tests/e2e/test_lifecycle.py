@@ -132,6 +132,30 @@ def test_sigterm_lets_streams_finish_and_leaves_nothing(own: Serving) -> None:
     eventually(lambda: not alive(children))
 
 
+def test_a_service_manager_s_sigterm_lets_local_streams_finish(tmp_path: Path) -> None:
+    """SIGTERM to every process at once, as systemd sends it: the worker leaves after its streams,
+    not before them.
+    """
+    path = tmp_path / "tandem.yaml"
+    path.write_text(
+        'upstreams: {draft: {kind: llama_cpp, zone: machine, model: "bundled:draft",'
+        " context: 4096, slots: 1}}\n"
+    )
+    body = {**LONG, "max_tokens": 2000, "ignore_eos": True}
+    with serve("-c", str(path)) as own, own.client() as client:
+        children = family(own.process.pid)
+        with client.stream("POST", CHAT, json=body) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            for child in children:
+                os.kill(child, signal.SIGTERM)
+            own.process.send_signal(signal.SIGTERM)
+            rest = [line for line in lines if line]
+        assert rest[-1] == "data: [DONE]"
+        assert own.process.wait(timeout=40) == 0
+        eventually(lambda: not alive(children))
+
+
 def test_row_41_a_stream_that_outlasts_the_grace(tmp_path: Path) -> None:
     """SIGTERM with a stream longer than `server.drain`: it is told so, exit 0, no process left."""
     path = tmp_path / "tandem.yaml"
