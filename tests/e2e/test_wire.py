@@ -116,6 +116,23 @@ def test_paths_and_methods(http: httpx.Client) -> None:
         assert http.get(path).headers["x-request-id"].startswith("req_")
 
 
+def test_a_get_may_be_a_head(http: httpx.Client) -> None:
+    """HEAD answers as GET would, without the body: what `curl -I` and uptime checks send."""
+    for path in ("/health", "/livez", "/readyz", "/v1/models/local", "/openapi.json"):
+        whole, head = http.get(path), http.head(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-length"] == str(len(whole.content))
+    assert http.head("/v1/nothing").status_code == 404
+    assert http.head(CHAT).status_code == 405
+
+
+def test_a_wrong_method_hears_the_right_one(http: httpx.Client) -> None:
+    """A 405 names the method that is taken, in words and in `Allow`."""
+    for answer, right in ((http.get(CHAT), "POST"), (http.delete("/v1/models/local"), "GET")):
+        assert answer.headers["allow"] == right
+        assert f"Use {right} here." in answer.text
+
+
 def test_paths_without_v1_answer_too(http: httpx.Client) -> None:
     """llama.cpp's habits: /chat/completions and /completions are the same endpoints."""
     assert http.post("/chat/completions", json=BODY).status_code == 200
