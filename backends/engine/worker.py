@@ -1,7 +1,7 @@
 """The engine's process: one thread steps the scheduler, another reads what the gateway says.
 
-Started by client.py with a socket that it inherits. It ends when that socket does or when its parent
-dies; between steps, so at once unless a long batch is on its way.
+Started by client.py with a socket that it inherits. It ends when that socket does, or when its
+parent dies; between steps, so at once unless a long batch is on its way.
 """
 
 from __future__ import annotations
