@@ -133,6 +133,27 @@ def test_a_wrong_method_hears_the_right_one(http: httpx.Client) -> None:
         assert f"Use {right} here." in answer.text
 
 
+@pytest.mark.parametrize("role", ["system", "developer", "user"])
+def test_a_message_that_says_nothing(http: httpx.Client, role: str) -> None:
+    """No content, often a misspelt key, is a 400 with its place; an assistant's may be null."""
+    for message in (
+        {"role": role},
+        {"role": role, "content": None},
+        {"role": role, "contents": "a"},
+    ):
+        answer = http.post(CHAT, json={"model": "local", "messages": [message]})
+        assert answer.status_code == 400
+        assert error(answer)["param"] == "messages[0].content"
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    turns = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "1"},
+    ]
+    body = {"model": "local", "messages": turns, "max_tokens": 1}
+    assert http.post(CHAT, json=body).status_code == 200
+
+
 def test_paths_without_v1_answer_too(http: httpx.Client) -> None:
     """llama.cpp's habits: /chat/completions and /completions are the same endpoints."""
     assert http.post("/chat/completions", json=BODY).status_code == 200
