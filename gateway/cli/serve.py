@@ -65,7 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"cannot listen: {error.strerror or error}", file=sys.stderr)
+        named = "" if error.filename is None else f"{error.filename}: "
+        print(f"cannot start: {named}{error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         pass  # while starting: everything was closed on the way out
@@ -92,7 +93,7 @@ async def serve(arguments: argparse.Namespace, env: Mapping[str, str]) -> None:
         await gateway.start()
         apps = [(gateway.app, sock)]
         if not is_loopback(config.server.host):
-            private = listener("127.0.0.1", config.server.admin_port)
+            private = admin_listener(config)
             stack.callback(private.close)
             apps.append((gateway.admin(), private))
         listeners = Listeners(gateway, config.server.drain, limits_of(config.server))
@@ -197,7 +198,15 @@ def bound(arguments: argparse.Namespace, config: Config) -> socket.socket:
     try:
         return listener(host, number)
     except OSError as error:
-        why = f"{host}:{number}: {error.strerror or error}; --host and --port choose another"
+        raise OSError(error.errno, f"{error.strerror}; --host and --port choose another") from None
+
+
+def admin_listener(config: Config) -> socket.socket:
+    """The socket of the admin port, on loopback. Raises OSError, saying where to choose another."""
+    try:
+        return listener("127.0.0.1", config.server.admin_port)
+    except OSError as error:
+        why = f"{error.strerror}; server.admin_port in the configuration chooses another"
         raise OSError(error.errno, why) from None
 
 

@@ -275,5 +275,21 @@ def test_a_taken_port_is_a_clear_error(gateway: Serving) -> None:
     command = [sys.executable, "-m", "gateway", "serve", "--port", str(port)]
     done = subprocess.run(command, env=clean_env(), capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert "cannot listen" in done.stderr
+    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+    assert "--port" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """What stops the start is said as it is: not every failure is one of listening."""
+    (tmp_path / "file").touch()
+    path = tmp_path / "tandem.yaml"
+    path.write_text(
+        'upstreams: {draft: {kind: llama_cpp, zone: machine, model: "bundled:draft"}}\n'
+        "router: {labels: {path: file/labels.jsonl}}\n"
+    )
+    command = [sys.executable, "-m", "gateway", "serve", "--port", "0", "-c", str(path)]
+    done = subprocess.run(command, env=clean_env(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "cannot start: " in done.stderr and "labels.jsonl: Not a directory" in done.stderr
+    assert "listen" not in done.stderr and "Traceback" not in done.stderr
