@@ -68,13 +68,17 @@ def run(arguments: argparse.Namespace) -> int:
         named = "" if error.filename is None else f"{error.filename}: "
         print(f"cannot start: {named}{error.strerror or error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        pass  # while starting: everything was closed on the way out
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        pass  # told to leave while starting: everything was closed on the way out
     return 0
 
 
 async def serve(arguments: argparse.Namespace, env: Mapping[str, str]) -> None:
     """Run until told to stop. Everything that was started is stopped, on every way out."""
+    starting = asyncio.current_task()
+    assert starting is not None
+    # Until the listeners take the signal over; a large model may take minutes to load.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, starting.cancel)
     async with AsyncExitStack() as stack:
         config, found, companion = await configure(arguments, env)
         check_bind(config.server.host, bool(config.callers))

@@ -213,6 +213,28 @@ def test_sigkill_leaves_no_orphans(own: Serving) -> None:
     eventually(lambda: not alive(children))
 
 
+def test_a_first_start_warns_of_nothing(tmp_path: Path) -> None:
+    """With no configuration and nothing found there is nothing that a newcomer must look into,
+    neither at the start nor at the end.
+    """
+    command = [sys.executable, "-m", "gateway", "serve", "--port", "0", "--local-only"]
+    process = subprocess.Popen(
+        [*command, "--model-dir", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=clean_env(),
+    )
+    assert process.stdout is not None
+    while "auto" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "is up" in said
+    assert "WARNING" not in said and "ERROR" not in said
+
+
 def test_ctrl_c_exits_zero(own: Serving) -> None:
     """SIGINT drains like SIGTERM."""
     assert own.stop(signal.SIGINT) == 0
