@@ -186,13 +186,21 @@ async def _body(request: Request, most: int) -> bytes:
 
 
 def _identified(app: App) -> App:
-    """Every answer carries an `x-request-id`, these too."""
+    """Every answer carries an `x-request-id`, these too; and a GET can be a HEAD, as `curl -I`,
+    `wget --spider` and uptime checks ask.
+    """
 
     async def identified(scope: Scope, receive: Receive, send: Send) -> None:
+        head = scope["type"] == "http" and scope["method"] == "HEAD"
+        if head:
+            scope = {**scope, "method": "GET"}
+
         async def marked(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 mark = (b"x-request-id", new_id().encode())
                 message = {**message, "headers": [*message["headers"], mark]}
+            elif head and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             await send(message)
 
         await app(scope, receive, marked)
@@ -261,7 +269,7 @@ def _handle_errors(app: FastAPI) -> None:
         if error.status_code == 405:
             allow = dict(error.headers or {})
             return await ours(
-                request, MethodNotAllowed(f"Not this method on {path!r}.", headers=allow)
+                request, MethodNotAllowed(f"Use {allow['Allow']} here.", headers=allow)
             )
         message = f"There is no {path!r} here. GET /v1/models lists models, /openapi.json paths."
         return await ours(request, NotFound(message, code="unknown_path"))

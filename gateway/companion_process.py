@@ -28,9 +28,8 @@ class CompanionProcess:
     (PDEATHSIG follows the thread that spawned: a worker thread's end would kill the child.)
     """
 
-    def __init__(self, arguments: list[str], env: dict[str, str]) -> None:
+    def __init__(self, env: dict[str, str]) -> None:
         self.key = "tdm-" + secrets.token_urlsafe(32)
-        self._arguments = arguments
         # Our secrets are no business of a process that only runs a model. And its log lines would
         # look like ours; what goes wrong is still told.
         self._env = {**plain(env), "TANDEM_API_KEY": self.key, "TANDEM_LOG": "WARNING"}
@@ -66,7 +65,6 @@ class CompanionProcess:
         fd = self._socket.fileno()
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "gateway", "serve", "--companion", "--fd", str(fd)),
-            *self._arguments,
             env=self._env,
             pass_fds=(fd,),
             stdin=subprocess.PIPE,  # its end-of-file tells the child that we are gone

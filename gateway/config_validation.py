@@ -290,7 +290,9 @@ def _flaw(model: type[BaseModel], error: Any, path: Path) -> Flaw:
         case "value_error":
             return Flaw(here, error["msg"].removeprefix("Value error, "))
         case _:
-            return Flaw(here, error["msg"].replace("Input should", "should", 1))
+            # "Input should be …", "Tuple should have … after validation": its types are not YAML's.
+            message = error["msg"].replace(" after validation", "")
+            return Flaw(here, message[max(0, message.find("should")) :])
 
 
 def _known_keys(model: type[BaseModel], loc: Path) -> list[str]:

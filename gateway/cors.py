@@ -8,7 +8,14 @@ from typing import Any
 from gateway.asgi import App, Receive, Scope, Send
 
 MAX_AGE_S = 600
-EXPOSED = "x-request-id, x-tandem-route, x-tandem-tier, x-tandem-reason, x-tandem-cache"
+EXPOSED = ", ".join(
+    (
+        *("x-request-id", "retry-after", "x-should-retry", "openai-processing-ms"),
+        *(f"x-tandem-{name}" for name in ("route", "tier", "reason", "cache", "cost-usd", "spec")),
+        *("x-tandem-ignored", "x-tandem-error-source"),
+    )
+)
+"""What a page may read of an answer: what the README says of our headers, and what SDKs go by."""
 
 
 class AllowedOrigins:

@@ -39,6 +39,7 @@ BUNDLED_TARGET: dict[str, Any] = {
     "tier": "cloud",
     "model": "bundled:target",
     "strict": True,
+    "price": {"input": 0, "output": 0},
 }
 """What the companion process serves."""
 

@@ -38,16 +38,18 @@ class Reason(StrEnum):
     CONTEXT = "context"
 
 
-PARAMS: Mapping[Feature, str] = {
-    Feature.CHAT: "messages",
-    Feature.COMPLETION: "prompt",
-    Feature.FIM: "suffix",
-    Feature.IMAGES: "messages",
-    Feature.AUDIO: "messages",
-    Feature.EMBEDDINGS: "model",
-    Feature.TOKEN_INPUT: "input",
+WORDS: Mapping[Feature, str] = {
+    Feature.CHAT: "chat requests",
+    Feature.COMPLETION: "completion requests",
+    Feature.EMBEDDINGS: "embeddings requests",
+    Feature.IMAGES: "content parts beside text, such as images",  # and parts that we do not know
+    Feature.AUDIO: "audio",
+    Feature.FIM: "`suffix`",
+    Feature.PROMPT_LIST: "several prompts in one request",
+    Feature.TOKEN_PROMPT: "a `prompt` of token ids",
+    Feature.TOKEN_INPUT: "an `input` of token ids",
 }
-"""The request field that asks for a feature, where the feature has another name."""
+"""What a client asked for, where it is not a parameter of the feature's own name."""
 
 MIN_BITS = "x-tandem-min-bits"
 """The header by which a request refuses models that are quantized further than it says."""
@@ -225,12 +227,12 @@ def _refused(request: ChatRequest, candidate: Candidate, zone: Zone) -> Rejectio
         )
     missing = sorted(request.features - upstream.features)
     if missing:
-        params = list(dict.fromkeys(PARAMS.get(feature, feature.value) for feature in missing))
+        asked = [WORDS.get(feature, f"`{feature.value}`") for feature in missing]
         return Rejection(
             upstream=upstream.name,
             reason=Reason.FEATURE,
-            detail=f"{upstream.name} does not take {', '.join(_what(each) for each in missing)}",
-            param=params[0],
+            detail=f"{upstream.name} does not take {', '.join(asked)}",
+            param=missing[0].param,
         )
     return None
 
@@ -359,15 +361,6 @@ def _wanted_tokens(request: ChatRequest) -> int:
     if request.endpoint is Endpoint.EMBEDDINGS:
         return 0
     return 1 if request.sampling.max_tokens is None else request.sampling.max_tokens
-
-
-def _what(feature: Feature) -> str:
-    """A parameter by its name, a modality or endpoint in words: what the client can act on."""
-    if feature is Feature.FIM:
-        return "`suffix`"
-    if feature is Feature.TOKEN_INPUT:
-        return "an `input` of token ids"
-    return f"{feature.value} requests" if feature in PARAMS else f"`{feature.value}`"
 
 
 def _details(rejected: Sequence[Rejection]) -> str:

@@ -281,7 +281,8 @@ class Fleet:
         except TandemError as error:
             health = Health(ok=False, detail=error.message)
         if health.ok != member.health.ok:
-            logger.info("upstream %s is %s %s", name, _word(health), health.detail)
+            why = f": {health.detail}" if health.detail else ""
+            logger.info("upstream %s is %s%s", name, _word(health), why)
         member.health = health
 
     async def _watch(self, name: str, member: _Member) -> None:

@@ -56,16 +56,17 @@ class _Server(uvicorn.Server):
 
 
 def listener(host: str, port: int) -> socket.socket:
-    """A bound TCP socket. Raises OSError when the address is taken."""
+    """A bound TCP socket. Raises OSError, with the address in its words, when that is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((host, port))
         sock.listen(BACKLOG)
-    except OSError:
+    except OSError as error:
         sock.close()
-        raise
+        why = f"cannot listen on {host}:{port}: {error.strerror or error}"
+        raise OSError(error.errno, why) from None
     return sock
 
 

@@ -71,12 +71,27 @@ def choice(tools: Sequence[Mapping[str, Any]], said: Any) -> tuple[str, list[str
         if said == "required" and not names:
             raise FieldRefused("tool_choice", "is 'required', but there are no tools")
         return (said or "auto") if names else "none", names
+    if isinstance(said, Mapping) and said.get("type") == "allowed_tools":
+        return _allowed(names, said.get("allowed_tools"))
+    return "required", [_named(names, said)]
+
+
+def _allowed(names: Sequence[str], said: Any) -> tuple[str, list[str]]:
+    """OpenAI's `allowed_tools`: of all tools that the model hears of, those that it may call."""
+    mode = said.get("mode") if isinstance(said, Mapping) else None
+    listed = said.get("tools") if isinstance(said, Mapping) else None
+    if mode not in ("auto", "required") or not isinstance(listed, list) or not listed:
+        raise FieldRefused("tool_choice", "allowed_tools needs tools, and a mode: auto or required")
+    return mode, list(dict.fromkeys(_named(names, each) for each in listed))
+
+
+def _named(names: Sequence[str], said: Any) -> str:
     function = said.get("function") if isinstance(said, Mapping) else None
     if not isinstance(function, Mapping) or said.get("type") != "function":
         raise FieldRefused("tool_choice", "must be auto, none, required or one function by name")
     if function.get("name") not in names:
         raise FieldRefused("tool_choice", "names a function that is not in 'tools'")
-    return "required", [function["name"]]
+    return str(function["name"])
 
 
 def guide(

@@ -38,8 +38,8 @@ def die_with(parent: int) -> None:
 def arguments() -> tuple[socket.socket, str]:
     """In the child: its end of the socket and its argument; from here on it dies with its parent.
 
-    SIGINT is the gateway's affair: a Ctrl-C reaches the whole foreground group, and the gateway
-    wants to drain.
+    SIGINT and SIGTERM are the gateway's affair: a Ctrl-C reaches the whole foreground group, and
+    systemd stops every process of a unit at once, while the gateway wants to drain.
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("--fd", type=int, required=True)
@@ -47,7 +47,8 @@ def arguments() -> tuple[socket.socket, str]:
     parser.add_argument("argument")
     parsed = parser.parse_args()
     die_with(parsed.parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     no_core_dump()
     return socket.socket(fileno=parsed.fd), parsed.argument
 

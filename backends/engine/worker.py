@@ -1,7 +1,7 @@
 """The engine's process: one thread steps the scheduler, another reads what the gateway says.
 
-Started by client.py with a socket that it inherits. It ends when that socket does, when its parent
-dies, or at SIGTERM; between steps, so at once unless a long batch is on its way.
+Started by client.py with a socket that it inherits. It ends when that socket does, or when its
+parent dies; between steps, so at once unless a long batch is on its way.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import signal
 import socket
 import sys
 import threading
@@ -60,10 +59,6 @@ class Worker:
                 self._seen += 1
                 self._obey(command)
             self._tell(self._scheduler.step(self._admitted))
-
-    def stop(self) -> None:
-        """End at the next step. Safe in a signal handler: SimpleQueue.put is reentrant."""
-        self._commands.put(None)
 
     def _listen(self) -> None:
         try:
@@ -204,7 +199,6 @@ def serve(connection: socket.socket, settings: EngineSettings) -> None:
         audit=Audit(exact=exactness == "bitwise"),
     )
     worker = Worker(connection, scheduler, embedder)
-    signal.signal(signal.SIGTERM, lambda *_: worker.stop())
     connection.sendall(encode(ready.pack()))
     worker.run()
     scheduler.shelve()

@@ -22,7 +22,7 @@ def announce(gateway: Gateway, found: Found | None, port: int, env: Mapping[str,
 
 def lines(gateway: Gateway, found: Found | None, port: int, env: Mapping[str, str]) -> list[str]:
     host = gateway.config.server.host
-    base = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"
+    base = f"http://{reachable(host)}:{port}"
     shown = [f"Tandem {__version__} on {base}", ""]
     if found is not None:
         shown += ["found:", *(f"  {note}" for note in found.notes), ""]
@@ -39,6 +39,13 @@ def lines(gateway: Gateway, found: Found | None, port: int, env: Mapping[str, st
     if gateway.keys:
         shown.append(f"a key is needed ({ENV_KEY} or `keys:`); replace $KEY above")
     return shown
+
+
+def reachable(host: str) -> str:
+    """The host of a URL that reaches a listener on `host` from this machine."""
+    if host in ("0.0.0.0", "::"):
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
 
 
 def _upstreams(gateway: Gateway) -> list[str]:

@@ -20,9 +20,9 @@ from typing import Any
 import httpx
 
 from backends.speculative.controller import never_idle_gain
+from gateway.cli.arguments import add_model_dir
 from gateway.cli.demo import NotRunning, ready, started
 from gateway.cli.demo_ask import UNKEPT, Answer, ask, client
-from gateway.cli.serve import default_model_dir
 
 PROMPTS = (
     "def read_lines(path):\n",
@@ -69,7 +69,7 @@ def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument("--plain", default="cloud", help="its target's own name (cloud)")
     parser.add_argument("--answers", type=int, default=12, help="each way (12)")
     parser.add_argument("--tokens", type=int, default=96, help="an answer (96)")
-    parser.add_argument("--model-dir", type=Path, default=default_model_dir())
+    add_model_dir(parser)
     parser.add_argument("--local-only", action="store_true", help="nothing leaves this machine")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=run)

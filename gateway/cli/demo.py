@@ -16,10 +16,10 @@ from typing import IO, Any, TypeAlias
 
 import httpx
 
+from gateway.cli.arguments import add_model_dir, default_model_dir
 from gateway.cli.demo_ask import FRESH, Answer, ask, client
 from gateway.cli.demo_print import BUNDLED, Row, as_json, comparison, table
 from gateway.cli.demo_ratio import TOKENS, Comparison, compare
-from gateway.cli.serve import default_model_dir
 
 READY_WITHIN_S = 60.0
 ALL_UP_WITHIN_S = 30.0
@@ -41,7 +41,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--base-url", help="a running gateway; without it one is started")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--local-only", action="store_true", help="nothing leaves this machine")
-    parser.add_argument("--model-dir", type=Path, default=default_model_dir())
+    add_model_dir(parser)
     parser.set_defaults(run=run)
 
 
@@ -160,7 +160,8 @@ def started(
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "gateway", "serve", "--port", str(port)]
-    command += ["--model-dir", str(arguments.model_dir)]
+    if arguments.model_dir != default_model_dir():  # which need not exist, and is its default too
+        command += ["--model-dir", str(arguments.model_dir)]
     command += ["--local-only"] if arguments.local_only else []
     command += ["-c", str(config)] if config is not None else []
     base_url = f"http://127.0.0.1:{port}"

@@ -11,7 +11,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser("keys", help="make API keys")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     make = actions.add_parser("create", help="print a new key and the entry to configure")
-    make.add_argument("--tenant", default="default")
+    make.add_argument("--tenant", default="default", help="whose key it is (default)")
     make.set_defaults(run=run_create)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from backends.engine.options import model_path
-from gateway.cli.serve import default_model_dir
+from gateway.cli.arguments import default_model_dir
 
 
 def model_file(named: str) -> Path:

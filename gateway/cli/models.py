@@ -8,7 +8,7 @@ from pathlib import Path
 from backends.engine.gguf import GgufError, read
 from backends.engine.options import BUNDLED
 from gateway.cli import models_inspect, models_offline, models_pull
-from gateway.cli.serve import default_model_dir
+from gateway.cli.arguments import add_model_dir, default_model_dir
 from gateway.discovery import gguf_files
 
 
@@ -18,7 +18,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     listing = actions.add_parser(
         "list", help="GGUF files in the model folder, and the bundled ones"
     )
-    listing.add_argument("--model-dir", type=Path, default=default_model_dir())
+    add_model_dir(listing)
     listing.set_defaults(run=run_list)
     models_pull.add_parser(actions, default_model_dir())
     models_inspect.add_parser(actions)

@@ -17,18 +17,19 @@ TYPES = ("Q4_K_M", "Q5_K_M", "Q8_0")
 
 def add_parsers(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     quantize = actions.add_parser("quantize", help="write a model in fewer bits")
-    quantize.add_argument("source", type=model_file)
-    quantize.add_argument("target", type=Path)
-    quantize.add_argument("--type", choices=TYPES, default="Q4_K_M")
+    quantize.add_argument("source", type=model_file, help="a GGUF file, best in F16 or BF16")
+    quantize.add_argument("target", type=Path, help="the file to write")
+    quantize.add_argument("--type", choices=TYPES, default="Q4_K_M", help="(Q4_K_M)")
     quantize.add_argument("--force", action="store_true", help="replace TARGET if it exists")
     quantize.set_defaults(run=run_quantize)
     compare = actions.add_parser("compare", help="what a quantization costs: two files, one text")
-    compare.add_argument("a", type=model_file)
-    compare.add_argument("b", type=model_file)
+    compare.add_argument("a", type=model_file, help="the better one, that the other is held to")
+    compare.add_argument("b", type=model_file, help="the quantized one")
     compare.add_argument("--text", type=Path, help="a text that neither was trained on")
     compare.set_defaults(run=run_compare)
     for parser in (quantize, compare):
-        parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) - 1))
+        threads = max(1, (os.cpu_count() or 2) - 1)
+        parser.add_argument("--threads", type=int, default=threads, help=f"({threads})")
 
 
 def run_quantize(arguments: argparse.Namespace) -> int:

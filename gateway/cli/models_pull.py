@@ -48,8 +48,15 @@ def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser], fol
         "pull",
         help="fetch a GGUF file from a hub, verified; HF_ENDPOINT names a mirror",
     )
-    parser.add_argument("model", metavar="hf:ORG/REPO[:QUANT][@REVISION]")
-    parser.add_argument("--model-dir", type=Path, default=folder)
+    parser.add_argument(
+        "model", metavar="hf:ORG/REPO[:QUANT][@REVISION]", help="for example hf:ORG/REPO:Q4_K_M"
+    )
+    parser.add_argument(
+        "--model-dir",
+        type=Path,
+        default=folder,
+        help="the folder it goes to",
+    )
     parser.add_argument(
         "--update", action="store_true", help="take another file than the pinned one"
     )

@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from gateway.app import Gateway
-from gateway.cli.serve import default_model_dir
+from gateway.cli.arguments import add_model_dir
 from gateway.config import Config, ConfigError, load
 from gateway.core.errors import TandemError
 from gateway.core.exchange import Caller, Exchange
@@ -38,11 +38,18 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser("route", help="explain routing decisions")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     explain = actions.add_parser("explain", help="read a request from standard input")
-    explain.add_argument("-c", "--config", type=Path)
-    explain.add_argument("--path", default="/v1/chat/completions", choices=sorted(DIALECTS))
-    explain.add_argument("--header", action="append", default=[], metavar="NAME:VALUE")
-    explain.add_argument("--local-only", action="store_true")
-    explain.add_argument("--model-dir", type=Path, default=default_model_dir())
+    explain.add_argument("-c", "--config", type=Path, help="YAML file; without it: what is found")
+    explain.add_argument(
+        "--path",
+        default="/v1/chat/completions",
+        choices=sorted(DIALECTS),
+        help="where it would be sent (/v1/chat/completions)",
+    )
+    explain.add_argument(
+        "--header", action="append", default=[], metavar="NAME:VALUE", help="of the request"
+    )
+    explain.add_argument("--local-only", action="store_true", help="nothing leaves this machine")
+    add_model_dir(explain)
     explain.add_argument("--json", action="store_true", help="everything, as the API tells it")
     explain.set_defaults(run=run_explain)
 

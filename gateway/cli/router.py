@@ -30,21 +30,21 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     train.add_argument(
         "--labels", type=Path, nargs="+", default=[], metavar="LOG", help="what router.labels wrote"
     )
-    train.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    train.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="to write it to")
     train.add_argument("--vectors", type=Path, metavar="FOLDER", help="another token table")
     train.add_argument("--notes", type=Path, metavar="JSON", help="put into the manifest")
     train.set_defaults(run=_guarded(run_train))
 
     calibrate = actions.add_parser("calibrate", help="start the share from your own prompts")
     _artifact(calibrate)
-    calibrate.add_argument("--cloud-share", type=_share, default=0.3)
-    calibrate.add_argument("--out", type=Path, metavar="FOLDER")
+    calibrate.add_argument("--cloud-share", type=_share, default=0.3, help="0 to 1 (0.3)")
+    calibrate.add_argument("--out", type=Path, metavar="FOLDER", help="write the artifact there")
     calibrate.set_defaults(run=_guarded(run_calibrate))
 
     evaluate = actions.add_parser("evaluate", help="a one-page report on labelled prompts")
     _data(evaluate)
     evaluate.add_argument("--artifact", type=Path, metavar="FOLDER", help="as it is, not trained")
-    evaluate.add_argument("--report", type=Path, metavar="HTML")
+    evaluate.add_argument("--report", type=Path, metavar="HTML", help="write the page there")
     evaluate.add_argument("--quick", action="store_true", help="leave no field out")
     evaluate.set_defaults(run=_guarded(run_evaluate))
 
@@ -56,9 +56,22 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _data(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     parser.add_argument(
-        "--data", type=Path, nargs="+", required=required, default=[], metavar="JSONL"
+        "--data",
+        type=Path,
+        nargs="+",
+        required=required,
+        default=[],
+        metavar="JSONL",
+        help="labelled prompts",
     )
-    parser.add_argument("--pair", action="append", required=required, default=[], metavar=PAIR)
+    parser.add_argument(
+        "--pair",
+        action="append",
+        required=required,
+        default=[],
+        metavar=PAIR,
+        help="whose answers are compared, in all the data or in one source's",
+    )
 
 
 def _artifact(parser: argparse.ArgumentParser) -> None:

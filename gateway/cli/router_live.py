@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from gateway.app import Gateway
-from gateway.cli.serve import default_model_dir
+from gateway.cli.arguments import add_model_dir
 from gateway.config import load
 from gateway.core.chat import ChatRequest, Endpoint, Message, Sampling
 from gateway.core.errors import TandemError
@@ -37,16 +37,18 @@ def add_parsers(
     actions: argparse._SubParsersAction[argparse.ArgumentParser], guarded: Callable[[Run], Run]
 ) -> None:
     probe = actions.add_parser("probe", help="measure the abilities of the configured models")
-    probe.add_argument("-c", "--config", type=Path, required=True)
-    probe.add_argument("--out", type=Path, required=True, metavar="JSON")
+    probe.add_argument("-c", "--config", type=Path, required=True, help="YAML file")
+    probe.add_argument("--out", type=Path, required=True, metavar="JSON", help="to write to")
     probe.add_argument("--upstream", action="append", metavar="NAME", help="only these")
-    probe.add_argument("--tasks", type=int, default=120)
-    probe.add_argument("--at-once", type=int, default=4)
+    probe.add_argument("--tasks", type=int, default=120, help="asked of each (120)")
+    probe.add_argument("--at-once", type=int, default=4, help="requests at once (4)")
     probe.add_argument("--again", action="store_true", help="also what is in the file already")
-    probe.add_argument("--model-dir", type=Path, default=default_model_dir())
+    add_model_dir(probe)
     probe.set_defaults(run=guarded(run_probe))
     shadow = actions.add_parser("shadow", help="what the shadow artifact would have done")
-    shadow.add_argument("--url", default="http://127.0.0.1:8080", help="of the gateway's admin")
+    shadow.add_argument(
+        "--url", default="http://127.0.0.1:8080", help="of its admin port (http://127.0.0.1:8080)"
+    )
     shadow.set_defaults(run=guarded(run_shadow))
 
 

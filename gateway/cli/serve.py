@@ -18,6 +18,7 @@ from pathlib import Path
 
 from gateway.app import Gateway
 from gateway.cli.announce import announce
+from gateway.cli.arguments import add_model_dir, port
 from gateway.companion_process import CompanionProcess
 from gateway.config import Config, ConfigError, load
 from gateway.config_privacy import Privacy
@@ -38,20 +39,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser("serve", help="run the gateway")
     parser.add_argument("-c", "--config", type=Path, help="YAML file; without it: what is found")
     parser.add_argument("--host", help="address to listen on (127.0.0.1)")
-    parser.add_argument("--port", type=int, help="port to listen on (8080)")
+    parser.add_argument("--port", type=port, help="port to listen on (8080)")
     parser.add_argument("--local-only", action="store_true", help="nothing leaves this machine")
     parser.add_argument("--companion", action="store_true", help="verify drafts beside a model")
-    parser.add_argument("--model-dir", type=Path, default=default_model_dir())
+    add_model_dir(parser)
     parser.add_argument("--log-requests", action="store_true", help="one JSON line per request")
     parser.add_argument("--fd", type=int, help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
-
-
-def default_model_dir() -> Path:
-    """Where GGUF files are looked for: $TANDEM_MODELS, or a folder in the user's cache."""
-    configured = os.environ.get("TANDEM_MODELS")
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return Path(configured) if configured else cache / "tandem" / "models"
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -71,15 +65,20 @@ def run(arguments: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"cannot listen: {error.strerror or error}", file=sys.stderr)
+        named = "" if error.filename is None else f"{error.filename}: "
+        print(f"cannot start: {named}{error.strerror or error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        pass  # while starting: everything was closed on the way out
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        pass  # told to leave while starting: everything was closed on the way out
     return 0
 
 
 async def serve(arguments: argparse.Namespace, env: Mapping[str, str]) -> None:
     """Run until told to stop. Everything that was started is stopped, on every way out."""
+    starting = asyncio.current_task()
+    assert starting is not None
+    # Until the listeners take the signal over; a large model may take minutes to load.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, starting.cancel)
     async with AsyncExitStack() as stack:
         config, found, companion = await configure(arguments, env)
         check_bind(config.server.host, bool(config.callers))
@@ -98,7 +97,7 @@ async def serve(arguments: argparse.Namespace, env: Mapping[str, str]) -> None:
         await gateway.start()
         apps = [(gateway.app, sock)]
         if not is_loopback(config.server.host):
-            private = listener("127.0.0.1", config.server.admin_port)
+            private = admin_listener(config)
             stack.callback(private.close)
             apps.append((gateway.admin(), private))
         listeners = Listeners(gateway, config.server.drain, limits_of(config.server))
@@ -168,7 +167,7 @@ async def configure(
         found = await discover(env, arguments.model_dir, local_only=arguments.local_only)
         upstreams = dict(found.upstreams)
         if found.needs_companion:
-            companion = CompanionProcess(["--model-dir", str(arguments.model_dir)], dict(env))
+            companion = CompanionProcess(dict(env))
             upstreams[TARGET] |= {"base_url": companion.base_url, "api_key": companion.key}
         config = Config.build(upstreams=upstreams, privacy={"default": found.default_zone})
     return completed(config, arguments, env), found, companion
@@ -199,11 +198,19 @@ def bound(arguments: argparse.Namespace, config: Config) -> socket.socket:
     """The listening socket: the one our parent made, or a new one."""
     if arguments.fd is not None:
         return socket.socket(fileno=arguments.fd)
-    host, port = config.server.host, config.server.port
+    host, number = config.server.host, config.server.port
     try:
-        return listener(host, port)
+        return listener(host, number)
     except OSError as error:
-        why = f"{host}:{port}: {error.strerror or error}; --host and --port choose another"
+        raise OSError(error.errno, f"{error.strerror}; --host and --port choose another") from None
+
+
+def admin_listener(config: Config) -> socket.socket:
+    """The socket of the admin port, on loopback. Raises OSError, saying where to choose another."""
+    try:
+        return listener("127.0.0.1", config.server.admin_port)
+    except OSError as error:
+        why = f"{error.strerror}; server.admin_port in the configuration chooses another"
         raise OSError(error.errno, why) from None
 
 

@@ -39,6 +39,8 @@ READ = frozenset(
     "dry_penalty_last_n ignore_eos min_tokens".split()
 )
 
+SPOKEN = frozenset({"system", "developer", "user"})
+"""Roles whose messages are nothing without content; the others may have none."""
 
 JUST_CHAT = frozenset({Feature.CHAT})
 
@@ -189,6 +191,9 @@ def _message(raw: Mapping[str, Any], at: str, needs: set[Feature]) -> Message:
     if not isinstance(role, str) or not role:
         raise InvalidRequest(f"'{at}.role' must be a string.", param=f"{at}.role")
     content = raw.get("content")
+    if content is None and role in SPOKEN:
+        # Often a misspelt key; a model would make something up about nothing.
+        raise fields.wrong_type(f"{at}.content", "a string or a list of parts", content)
     if content is None or isinstance(content, str):
         text = content or ""
     elif isinstance(content, list):

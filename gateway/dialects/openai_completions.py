@@ -207,4 +207,8 @@ def _prompt(body: Mapping[str, Any], needs: set[Feature]) -> str | tuple[int, ..
     if all(isinstance(item, list) and all(isinstance(i, int) for i in item) for item in prompt):
         needs.add(Feature.TOKEN_PROMPT)
         return tuple(token for item in prompt for token in item)
-    raise fields.wrong_type("prompt", "strings or lists of token ids, not a mixture", prompt)
+    raise InvalidRequest(
+        "'prompt' must hold strings or lists of token ids, not a mixture.",
+        param="prompt",
+        code="invalid_type",
+    )

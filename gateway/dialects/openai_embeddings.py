@@ -79,7 +79,11 @@ def _inputs(body: Mapping[str, Any]) -> tuple[str | tuple[int, ...], ...]:
         return tuple(given)
     if all(isinstance(item, list) and all(map(_is_token, item)) for item in given):
         return tuple(tuple(item) for item in given)
-    raise fields.wrong_type("input", "strings or lists of token ids, not a mixture", given)
+    raise InvalidRequest(
+        "'input' must hold strings or lists of token ids, not a mixture.",
+        param="input",
+        code="invalid_type",
+    )
 
 
 def _is_token(item: object) -> bool:

@@ -132,6 +132,30 @@ def test_sigterm_lets_streams_finish_and_leaves_nothing(own: Serving) -> None:
     eventually(lambda: not alive(children))
 
 
+def test_a_service_manager_s_sigterm_lets_local_streams_finish(tmp_path: Path) -> None:
+    """SIGTERM to every process at once, as systemd sends it: the worker leaves after its streams,
+    not before them.
+    """
+    path = tmp_path / "tandem.yaml"
+    path.write_text(
+        'upstreams: {draft: {kind: llama_cpp, zone: machine, model: "bundled:draft",'
+        " context: 4096, slots: 1}}\n"
+    )
+    body = {**LONG, "max_tokens": 2000, "ignore_eos": True}
+    with serve("-c", str(path)) as own, own.client() as client:
+        children = family(own.process.pid)
+        with client.stream("POST", CHAT, json=body) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            for child in children:
+                os.kill(child, signal.SIGTERM)
+            own.process.send_signal(signal.SIGTERM)
+            rest = [line for line in lines if line]
+        assert rest[-1] == "data: [DONE]"
+        assert own.process.wait(timeout=40) == 0
+        eventually(lambda: not alive(children))
+
+
 def test_row_41_a_stream_that_outlasts_the_grace(tmp_path: Path) -> None:
     """SIGTERM with a stream longer than `server.drain`: it is told so, exit 0, no process left."""
     path = tmp_path / "tandem.yaml"
@@ -187,6 +211,28 @@ def test_sigkill_leaves_no_orphans(own: Serving) -> None:
     own.process.kill()
     own.process.wait()
     eventually(lambda: not alive(children))
+
+
+def test_a_first_start_warns_of_nothing(tmp_path: Path) -> None:
+    """With no configuration and nothing found there is nothing that a newcomer must look into,
+    neither at the start nor at the end.
+    """
+    command = [sys.executable, "-m", "gateway", "serve", "--port", "0", "--local-only"]
+    process = subprocess.Popen(
+        [*command, "--model-dir", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=clean_env(),
+    )
+    assert process.stdout is not None
+    while "auto" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "is up" in said
+    assert "WARNING" not in said and "ERROR" not in said
 
 
 def test_ctrl_c_exits_zero(own: Serving) -> None:
@@ -251,5 +297,21 @@ def test_a_taken_port_is_a_clear_error(gateway: Serving) -> None:
     command = [sys.executable, "-m", "gateway", "serve", "--port", str(port)]
     done = subprocess.run(command, env=clean_env(), capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert "cannot listen" in done.stderr
+    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+    assert "--port" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """What stops the start is said as it is: not every failure is one of listening."""
+    (tmp_path / "file").touch()
+    path = tmp_path / "tandem.yaml"
+    path.write_text(
+        'upstreams: {draft: {kind: llama_cpp, zone: machine, model: "bundled:draft"}}\n'
+        "router: {labels: {path: file/labels.jsonl}}\n"
+    )
+    command = [sys.executable, "-m", "gateway", "serve", "--port", "0", "-c", str(path)]
+    done = subprocess.run(command, env=clean_env(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "cannot start: " in done.stderr and "labels.jsonl: Not a directory" in done.stderr
+    assert "listen" not in done.stderr and "Traceback" not in done.stderr

@@ -116,6 +116,44 @@ def test_paths_and_methods(http: httpx.Client) -> None:
         assert http.get(path).headers["x-request-id"].startswith("req_")
 
 
+def test_a_get_may_be_a_head(http: httpx.Client) -> None:
+    """HEAD answers as GET would, without the body: what `curl -I` and uptime checks send."""
+    for path in ("/health", "/livez", "/readyz", "/v1/models/local", "/openapi.json"):
+        whole, head = http.get(path), http.head(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-length"] == str(len(whole.content))
+    assert http.head("/v1/nothing").status_code == 404
+    assert http.head(CHAT).status_code == 405
+
+
+def test_a_wrong_method_hears_the_right_one(http: httpx.Client) -> None:
+    """A 405 names the method that is taken, in words and in `Allow`."""
+    for answer, right in ((http.get(CHAT), "POST"), (http.delete("/v1/models/local"), "GET")):
+        assert answer.headers["allow"] == right
+        assert f"Use {right} here." in answer.text
+
+
+@pytest.mark.parametrize("role", ["system", "developer", "user"])
+def test_a_message_that_says_nothing(http: httpx.Client, role: str) -> None:
+    """No content, often a misspelt key, is a 400 with its place; an assistant's may be null."""
+    for message in (
+        {"role": role},
+        {"role": role, "content": None},
+        {"role": role, "contents": "a"},
+    ):
+        answer = http.post(CHAT, json={"model": "local", "messages": [message]})
+        assert answer.status_code == 400
+        assert error(answer)["param"] == "messages[0].content"
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    turns = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "1"},
+    ]
+    body = {"model": "local", "messages": turns, "max_tokens": 1}
+    assert http.post(CHAT, json=body).status_code == 200
+
+
 def test_paths_without_v1_answer_too(http: httpx.Client) -> None:
     """llama.cpp's habits: /chat/completions and /completions are the same endpoints."""
     assert http.post("/chat/completions", json=BODY).status_code == 200

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import Field
 
 from backends.base import Options
 from gateway.config import Config, ConfigError, load, loads
@@ -47,7 +48,21 @@ class Pair:
         return options.of
 
 
+class Few:
+    """Takes at least two."""
+
+    class Two(Options):
+        of: tuple[str, ...] = Field(min_length=2)
+
+    options_model: ClassVar[type[Options]] = Two
+
+    @classmethod
+    def parts(cls, options: Options) -> tuple[str, ...]:
+        return ()
+
+
 KINDS = {
+    "few": f"{__name__}:Few",
     "openai": f"{__name__}:Plain",
     "llama_cpp": f"{__name__}:Plain",
     "speculative": f"{__name__}:Pair",
@@ -113,6 +128,10 @@ TWO = "upstreams: {a: {kind: openai}, b: {kind: openai}}\n"
         ("servr: {}", "1:1: servr: unknown section 'servr'; did you mean 'server'?"),
         ("server:\n  prot: 1", "2:3: server.prot: unknown key 'prot'; did you mean 'port'?"),
         ("server: {port: 99999}", "1:16: server.port: should be less than or equal to 65535"),
+        (
+            "upstreams: {a: {kind: openai}, r: {kind: few, of: [a]}}",
+            "1:51: upstreams.r.of: should have at least 2 items, not 1",
+        ),
         ("server: 3", "1:9: server: expects a mapping with the keys"),
         ("[]", "1:1: a configuration is a mapping with the keys"),
         ("upstreams:\n  a: {kind: opnai}", "2:13: upstreams.a.kind: unknown kind 'opnai'; did"),

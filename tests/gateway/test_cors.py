@@ -52,6 +52,14 @@ def test_answers_to_a_listed_origin_are_marked() -> None:
     assert answer.headers["access-control-allow-origin"] == PAGE
 
 
+def test_a_page_may_read_what_the_gateway_says() -> None:
+    """Our headers that a browser would hide are named: what was ignored, what it cost, when to
+    come back.
+    """
+    exposed = ask("GET", PAGE).headers["access-control-expose-headers"].split(", ")
+    assert {"x-tandem-ignored", "x-tandem-cost-usd", "x-tandem-spec", "retry-after"} <= set(exposed)
+
+
 @pytest.mark.parametrize("origin", [None, "https://evil.example", "null", PAGE + ".evil.example"])
 def test_others_hear_nothing(origin: str | None) -> None:
     """No mark, and a preflight goes to the application like any OPTIONS."""

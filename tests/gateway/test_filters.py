@@ -209,6 +209,24 @@ def test_a_parameter_nobody_honours() -> None:
         assert f"`{param}`" in error.message
 
 
+@pytest.mark.parametrize(
+    ("feature", "param", "words"),
+    [
+        (Feature.PROMPT_LIST, "prompt", "several prompts in one request"),
+        (Feature.IMAGES, "messages", "content parts beside text, such as images"),
+        (Feature.TOKEN_INPUT, "input", "an `input` of token ids"),
+        (Feature.EMBEDDINGS, "model", "embeddings requests"),
+    ],
+)
+def test_what_is_no_parameter_is_named_in_words(feature: Feature, param: str, words: str) -> None:
+    """The error names a field that the client sent, never one of our own features."""
+    asked = request(features=frozenset({feature}))
+    _, rejected = admit(asked, [candidate("a", features=CHAT)], Zone.PUBLIC, ANYONE, {})
+    error = refusal(asked, rejected)
+    assert error.param == param
+    assert f"a does not take {words}" in error.message
+
+
 def test_too_long() -> None:
     """400 context_length_exceeded; the parameter is the one that must shrink."""
     asked = request(sampling=Sampling(max_tokens=50))

@@ -95,7 +95,7 @@ def test_no_secret_reaches_a_child(llama_cpp: None, secrets: None, tmp_path: Pat
 
 def test_the_bundled_companion_gets_no_secret_but_its_own() -> None:
     """Only the key that was made for it, whatever else lies in the environment."""
-    companion = CompanionProcess([], dict.fromkeys(SECRETS, CANARY) | {"PATH": "/bin"})
+    companion = CompanionProcess(dict.fromkeys(SECRETS, CANARY) | {"PATH": "/bin"})
     try:
         given = companion._env  # its one reader is the spawn of a whole gateway
         assert CANARY not in given.values()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+from gateway.__main__ import parser
 from gateway.limits.keys import digest_of
 from tests.fakes.process import clean_env
 
@@ -117,6 +119,54 @@ def test_config_check(tmp_path: Path) -> None:
     assert "tandem.yaml:4:" in bad.stderr
     assert "did you mean 'groq'" in bad.stderr
     assert "tandem.yaml:6:" in bad.stderr
+
+
+def test_check_warns_of_what_is_not_here(tmp_path: Path) -> None:
+    """A model file that is not on this machine, or no upstream at all, is a warning: the file may
+    be meant for elsewhere.
+    """
+    (tmp_path / "here.gguf").write_bytes(b"")
+    text = """
+upstreams:
+  a: {kind: llama_cpp, zone: machine, model: gone.gguf}
+  b: {kind: llama_cpp, zone: machine, model: here.gguf, speculate: {draft: small.gguf}}
+  c: {kind: llama_cpp, zone: machine, model: "bundled:draft"}
+"""
+    done = tandem("config", "check", config(tmp_path, text), "--model-dir", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    warnings = [line for line in done.stdout.splitlines() if line.startswith("warning: ")]
+    assert [line.split(":")[1].strip() for line in warnings] == ["a", "b"]
+    assert str(tmp_path / "gone.gguf") in warnings[0] and "small.gguf" in warnings[1]
+    empty = tandem("config", "check", config(tmp_path, ""))
+    assert empty.returncode == 0
+    assert "warning: there are no upstreams" in empty.stdout
+
+
+def test_bad_arguments_are_told_in_a_sentence(tmp_path: Path) -> None:
+    """A port that is none and a folder that is not there end the command before anything starts."""
+    for wrong in (("--port", "99999"), ("--port", "-1"), ("--model-dir", str(tmp_path / "gone"))):
+        done = tandem("serve", *wrong)
+        assert done.returncode == 2
+        assert f"argument {wrong[0]}" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_the_usual_model_folder_need_not_exist(tmp_path: Path) -> None:
+    """Nobody has to make the default folder first."""
+    done = tandem("models", "list", TANDEM_MODELS=str(tmp_path / "later"))
+    assert done.returncode == 0
+    assert "none" in done.stdout
+
+
+def test_every_option_says_what_it_does() -> None:
+    """`--help` of each command, and of each of its actions, leaves no argument without words."""
+    parsers = [parser()]
+    for each in parsers:
+        for action in each._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                parsers += action.choices.values()
+            else:
+                assert action.help, f"{each.prog} {action.dest}"
 
 
 def test_keys_create() -> None:

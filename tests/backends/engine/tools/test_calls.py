@@ -82,6 +82,18 @@ def test_a_named_function_is_the_only_one() -> None:
     assert "now" in text
 
 
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_allowed_tools_are_the_only_ones(mode: str) -> None:
+    """OpenAI's `allowed_tools` takes functions away, and says whether one must be called."""
+    only = {"type": "function", "function": {"name": "now"}}
+    allowed = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [only, only]}}
+    grammar = Gbnf(guide(FAMILIES["hermes"], tools=TOOLS, tool_choice=allowed)[0])
+    assert grammar.takes('<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>')
+    other = '{"name": "get_weather", "arguments": {"city": "Oslo"}}'
+    assert not grammar.takes(f"<tool_call>\n{other}\n</tool_call>")
+    assert grammar.takes("It is late.") == (mode == "auto")
+
+
 def test_tools_beside_a_schema() -> None:
     """With a response_format the answer is calls or a document of the schema."""
     wanted = {"type": "json_schema", "json_schema": {"schema": {"const": {"a": 1}}}}
@@ -117,6 +129,17 @@ def test_tools_beside_a_schema() -> None:
             "tool_choice",
         ),
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": TOOLS, "tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
+        (
+            {
+                "tools": TOOLS,
+                "tool_choice": {
+                    "type": "allowed_tools",
+                    "allowed_tools": {"mode": "auto", "tools": [{"type": "function"}]},
+                },
+            },
+            "tool_choice",
+        ),
         ({"response_format": "json"}, "response_format"),
         ({"response_format": {"type": "yaml"}}, "response_format"),
         ({"response_format": {"type": "json_schema"}}, "response_format"),
