@@ -230,6 +230,19 @@ def test_mistakes_have_their_line(alias: str, router: str, message: str) -> None
         read(alias, router)
 
 
+@pytest.mark.parametrize(
+    "said",
+    ["cloud_share: 0.3", "spend_cap_usd_per_hour: 1", "prefer: cheap", "weights: {price: 1}"],
+)
+def test_what_nobody_would_heed_is_a_mistake(said: str) -> None:
+    """A share, a cap or weights on an alias without the learned policy would do nothing: refused,
+    with its line, instead of a spending cap that caps nothing."""
+    text = BASE.replace("[learned]", "[rules, static]") % (f", {said}", "{}")
+    key = said.partition(":")[0]
+    with pytest.raises(ConfigError, match=rf"t.yaml:5:.*mine.{key}: {key} is for .*`learned`"):
+        loads(text, env={}, source="t.yaml")
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"abilities": 3}', '{"abilities": {"near": {}}}',
                                      '{"abilities": {"near": {"ability": 99}}}',
                                      '{"abilities": {"near": {"ability": NaN}}}'])  # fmt: skip
