@@ -119,7 +119,7 @@ def _lines(told: Mapping[str, Any]) -> list[str]:
             shown.append(f"{word:<9} {_describe(each)}")
     shown += [f"balanced  {_balanced(group)}" for group in told["balanced"]]
     shown += ["", *_phases(told["phases"]), ""]
-    shown += [f"rule      {_rule(each)}" for each in told["rules"]]
+    shown += [f"rule      {_rule(each, decision['rule'])}" for each in told["rules"]]
     shown.append("facts     " + ", ".join(f"{k}={v}" for k, v in told["facts"].items()))
     return shown
 
@@ -144,13 +144,15 @@ def _phases(phases: list[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _rule(rule: Mapping[str, Any]) -> str:
+def _rule(rule: Mapping[str, Any], decided: str | None) -> str:
     wants = [
         f"{key} {rule[key]}" for key in ("use", "locality", "min_bits", "exact") if key in rule
     ]
     mode = "" if rule["mode"] == "enforce" else f" ({rule['mode']})"
-    late = "" if rule.get("decides", True) or mode else " (an earlier one decided)"
-    return f"{rule['rule']} matches: {', '.join(wants) or 'nothing else'}{mode}{late}"
+    idle = ""
+    if rule["mode"] != "observe" and not rule.get("decides", True):
+        idle = " (an earlier one decided)" if decided else " (decides nothing here)"
+    return f"{rule['rule']} matches: {', '.join(wants) or 'nothing else'}{mode}{idle}"
 
 
 def _balanced(group: list[Mapping[str, Any]]) -> str:
