@@ -63,7 +63,8 @@ async def explain(arguments: argparse.Namespace, raw: bytes, env: Mapping[str, s
     dialect = load_class(DIALECTS, arguments.path, what="path")()
     request = dialect.decode(parse(raw), headers)
     async with AsyncExitStack() as stack:
-        gateway = Gateway(await _config(arguments, env), model_dir=arguments.model_dir)
+        config = (await _config(arguments, env)).leaving_no_trace()
+        gateway = Gateway(config, model_dir=arguments.model_dir)
         stack.push_async_callback(gateway.aclose)
         gateway.fleet.assume_healthy()
         exchange = Exchange(

@@ -70,7 +70,7 @@ async def probe(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     from router_policies.learned.artifact import load as load_artifact
     from router_policies.training.probe import tasks
 
-    config = load(arguments.config, os.environ)
+    config = load(arguments.config, os.environ).leaving_no_trace()
     unknown = [name for name in arguments.upstream or () if name not in config.upstreams]
     if unknown:
         raise ValueError(f"no upstream is called {unknown[0]!r}")
@@ -93,8 +93,9 @@ async def probe(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
             await gateway.start()
         for upstream in new:
             answers = await _answers(gateway, upstream.name, asked, arguments.at_once)
-            if all(answer is None for answer in answers):
-                print(f"{upstream.name}: gave no answer, left out")
+            errors = [answer for answer in answers if isinstance(answer, TandemError)]
+            if len(errors) == len(answers):
+                print(f"{upstream.name}: gave no answer, left out ({errors[0]})")
                 continue
             entry = _entry(upstream, asked, predicted, answers)
             kept[upstream.name] = {**entry, "model": upstream.model, "probe": digest}
@@ -117,7 +118,7 @@ def _entry(
     upstream: Upstream,
     asked: list[Task],
     predicted: list[Assessment],
-    answers: list[str | None],
+    answers: list[str | TandemError],
 ) -> dict[str, Any]:
     """The ability of one upstream, from those of its tasks that it answered."""
     from router_policies.training.probe import ability, right
@@ -125,7 +126,7 @@ def _entry(
     local = upstream.tier is Tier.LOCAL
     chances, outcomes = [], []
     for task, said, answer in zip(asked, predicted, answers, strict=True):
-        if answer is not None:
+        if isinstance(answer, str):
             chances.append(said.weak_ok if local else said.strong_ok)
             outcomes.append(right(task, answer))
     return {
@@ -138,11 +139,11 @@ def _entry(
 
 async def _answers(
     gateway: Gateway, name: str, asked: list[Task], at_once: int
-) -> list[str | None]:
-    """An upstream's answers, None where it failed."""
+) -> list[str | TandemError]:
+    """An upstream's answers, or what went wrong."""
     gate = asyncio.Semaphore(at_once)
 
-    async def ask(number: int, task: Task) -> str | None:
+    async def ask(number: int, task: Task) -> str | TandemError:
         request = ChatRequest(
             endpoint=Endpoint.CHAT,
             dialect="openai_chat",
@@ -174,8 +175,8 @@ async def _answers(
                     await reply.events.into(whole)
                 finally:
                     await reply.events.aclose()
-        except TandemError:
-            return None
+        except TandemError as error:
+            return error
         choices = whole.completion().choices
         return choices[0].text if choices else ""
 

@@ -83,6 +83,23 @@ def test_explain_shows_the_error_a_client_would_get(tmp_path: Path) -> None:
     assert tandem("route", "explain", "-c", path, given="{", KEY="k").returncode == 2
 
 
+def test_explain_writes_nothing(tmp_path: Path) -> None:
+    """A dry run opens no label log: neither one that it would create, nor one that it could not."""
+    for log in ("labels.jsonl", "nowhere/labels.jsonl"):
+        path = config(tmp_path, f"{CONFIG}router: {{labels: {{path: {log}}}}}\n")
+        done = tandem("route", "explain", "-c", path, given=request(), KEY="k")
+        assert done.returncode == 0, done.stderr
+        assert [each.name for each in tmp_path.iterdir()] == ["tandem.yaml"]
+
+
+def test_a_label_log_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    """`tandem serve` says which file and key it is, and exits 2."""
+    path = config(tmp_path, f"{CONFIG}router: {{labels: {{path: nowhere/log}}}}\n")
+    done = tandem("serve", "-c", path, "--port", "0", KEY="k")
+    assert done.returncode == 2
+    assert "router.labels.path: cannot write" in done.stderr and "nowhere/log" in done.stderr
+
+
 def test_explain_shows_who_shares_the_load(tmp_path: Path) -> None:
     """A balanced group is shown with each one's share, and how the first was picked."""
     text = """

@@ -92,16 +92,21 @@ def test_who_knows_more_is_abler_and_asked_once(tmp_path: Path) -> None:
 def test_who_does_not_answer_is_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An upstream that is down gets no ability, and the others are measured all the same."""
+    """An upstream that is down gets no ability, and why is said; the others are measured all the
+    same, and nobody takes their answers for clients' labels."""
 
     async def scenario() -> None:
         async with FakeUpstream(knowing(0.5)) as able:
             (tmp_path / "abilities.json").write_text('{"abilities": {}}')
-            config(tmp_path, able.base_url, "http://127.0.0.1:9/v1")
+            path = config(tmp_path, able.base_url, "http://127.0.0.1:9/v1")
+            text = path.read_text().replace("json}", "json, labels: {path: labels.jsonl}}")
+            path.write_text(text)
             assert set(await probe(arguments(tmp_path, tasks=10))) == {"able"}
 
     run(scenario())
-    assert "poor: gave no answer" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "poor: gave no answer, left out (" in said and "connect" in said
+    assert not (tmp_path / "labels.jsonl").exists()
 
 
 def test_an_unknown_upstream_is_named(tmp_path: Path) -> None:
