@@ -164,7 +164,8 @@ def admin_app(parts: AdminParts) -> App:
         @app.get("/v1/router")
         async def router(request: Request) -> dict[str, Any]:
             """What the learned policy keeps, alias by alias: its share, its cap, its shadow."""
-            caller(request)
+            if not parts.operators:
+                caller(request)
             aliases = parts.aliases.items()
             states = {n: a.assessor.state() for n, a in aliases if a.assessor is not None}
             return {"object": "router", "aliases": states}

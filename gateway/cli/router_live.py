@@ -22,6 +22,7 @@ from gateway.core.errors import TandemError
 from gateway.core.exchange import Caller, Exchange
 from gateway.core.routing import Tier, Upstream, Zone
 from gateway.core.sink import Whole
+from gateway.limits.keys import ENV_KEY
 
 if TYPE_CHECKING:
     from router_policies.learned.model import Assessment
@@ -45,7 +46,9 @@ def add_parsers(
     probe.add_argument("--again", action="store_true", help="also what is in the file already")
     probe.add_argument("--model-dir", type=Path, default=default_model_dir())
     probe.set_defaults(run=guarded(run_probe))
-    shadow = actions.add_parser("shadow", help="what the shadow artifact would have done")
+    shadow = actions.add_parser(
+        "shadow", help=f"what the shadow artifact would have done; {ENV_KEY} is the key, if needed"
+    )
     shadow.add_argument("--url", default="http://127.0.0.1:8080", help="of the gateway's admin")
     shadow.set_defaults(run=guarded(run_shadow))
 
@@ -185,11 +188,17 @@ async def _answers(
 
 def run_shadow(arguments: argparse.Namespace) -> int:
     try:
-        answer = httpx.get(f"{arguments.url.rstrip('/')}/v1/router", timeout=10)
-        answer.raise_for_status()
-        aliases = answer.json()["aliases"]
+        key = os.environ.get(ENV_KEY, "").strip()
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        url = f"{arguments.url.rstrip('/')}/v1/router"
+        answer = httpx.get(url, headers=headers, timeout=10, trust_env=False)
     except httpx.HTTPError as error:
         raise OSError(f"{arguments.url}: {error}") from None
+    if answer.status_code == 401:
+        raise OSError(f"{arguments.url} needs a key: set {ENV_KEY}, or ask its admin port")
+    if answer.status_code != 200:
+        raise OSError(f"{arguments.url}: {answer.status_code}; is it a gateway's admin port?")
+    aliases = answer.json()["aliases"]
     shown = {name: state["shadow"] for name, state in aliases.items() if "shadow" in state}
     if not shown:
         print("no alias has a shadow: name one as router: {shadow: FOLDER}")
