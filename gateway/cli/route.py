@@ -40,7 +40,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     explain = actions.add_parser("explain", help="read a request from standard input")
     explain.add_argument("-c", "--config", type=Path)
     explain.add_argument("--path", default="/v1/chat/completions", choices=sorted(DIALECTS))
-    explain.add_argument("--header", action="append", default=[], metavar="NAME:VALUE")
+    explain.add_argument(
+        "--header", action="append", type=_header, default=[], metavar="NAME:VALUE",
+        help="as a client would send it; a key in it is heeded, none is needed",
+    )  # fmt: skip
     explain.add_argument("--local-only", action="store_true")
     explain.add_argument("--model-dir", type=Path, default=default_model_dir())
     explain.add_argument("--json", action="store_true", help="everything, as the API tells it")
@@ -59,7 +62,7 @@ def run_explain(arguments: argparse.Namespace) -> int:
 
 async def explain(arguments: argparse.Namespace, raw: bytes, env: Mapping[str, str]) -> str:
     """The explanation as text. Raises TandemError for a request that nothing may serve."""
-    headers = dict(_header(text) for text in arguments.header)
+    headers = dict(arguments.header)
     dialect = load_class(DIALECTS, arguments.path, what="path")()
     request = dialect.decode(parse(raw), headers)
     async with AsyncExitStack() as stack:
@@ -67,9 +70,10 @@ async def explain(arguments: argparse.Namespace, raw: bytes, env: Mapping[str, s
         gateway = Gateway(config, model_dir=arguments.model_dir)
         stack.push_async_callback(gateway.aclose)
         gateway.fleet.assume_healthy()
+        keyed = not headers.keys().isdisjoint(("authorization", "x-api-key"))
         exchange = Exchange(
             id="explain",
-            caller=Caller(),
+            caller=gateway.keys.authenticate(headers) if keyed else Caller(),
             request=request,
             arrived=time.monotonic(),
             headers=headers,
@@ -199,5 +203,7 @@ def _describe(each: Mapping[str, Any]) -> str:
 
 
 def _header(text: str) -> tuple[str, str]:
-    name, _, value = text.partition(":")
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise argparse.ArgumentTypeError("a header is NAME:VALUE")
     return name.strip().lower(), value.strip()
