@@ -131,7 +131,11 @@ def reloader(arguments: argparse.Namespace, env: Mapping[str, str], gateway: Gat
         return replace(config, server=config.server.model_copy(update=fixed))
 
     return Reloader(
-        arguments.config, read=read, apply=gateway.reload, told=gateway.metrics.reloaded
+        arguments.config,
+        read=read,
+        apply=gateway.reload,
+        told=gateway.metrics.reloaded,
+        beside=lambda: gateway.config.router.files,
     )
 
 
