@@ -106,7 +106,9 @@ class Plan:
     assessor: Assessor | None = None
 
     def taken(self) -> None:
-        """A live request takes this plan's route; a dry run never says so."""
+        """A live request takes this plan's route. Neither a dry run says so nor a kept answer, for
+        which nobody was asked.
+        """
         if self.assessor is not None:
             self.assessor.note(self.facts, self.route)
 

@@ -88,6 +88,29 @@ def test_a_share_is_kept_end_to_end() -> None:
     run(scenario())
 
 
+def test_a_kept_answer_counts_for_nothing() -> None:
+    """What the cache answers, or `only-if-cached` refuses, reached nobody: the share is of what
+    was asked."""
+
+    async def scenario() -> None:
+        async with (
+            FakeUpstream(briefly) as upstream,
+            running(yaml(upstream.base_url, ", cloud_share: 1.0")) as at,
+        ):
+            body = {"model": "mine", "temperature": 0, "stream": True}
+            body |= {"messages": [{"role": "user", "content": HARD.format(1)}]}
+            tiers = []
+            for headers in ({}, {}, {}, {"cache-control": "no-cache, only-if-cached"}):
+                path = "/v1/chat/completions"
+                answer = await at.http.post(path, json=body, headers=headers)
+                tiers.append(answer.headers.get("x-tandem-tier"))
+            assert tiers == ["cloud", "cache", "cache", None]
+            state = (await at.http.get("/v1/router")).json()["aliases"]["mine"]
+            assert (state["requests"], state["cloud_share_lately"]) == (1, 1.0)
+
+    run(scenario())
+
+
 def test_new_words_are_left_to_the_next_policy() -> None:
     """Without a share to keep, a prompt in an unknown tongue gets the operator's order."""
 
