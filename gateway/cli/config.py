@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from datetime import date
 from pathlib import Path
 
 from gateway.config import ConfigError, load
+from gateway.limits.keys import callers_from
 from gateway.price_notes import price_notes
+from gateway.rule_notes import rule_notes
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,6 +32,8 @@ def run_check(arguments: argparse.Namespace) -> int:
     print(f"{arguments.file}: {upstreams} upstreams, {aliases} aliases, {len(config.rules)} rules")
     for name, alias in config.aliases.items():
         print(f"  {name}: {', '.join(alias.candidates)}")
-    for note in price_notes(config.upstreams, date.today()):
+    callers = callers_from(config.callers, os.environ)
+    notes = price_notes(config.upstreams, date.today())
+    for note in (*notes, *rule_notes(config.rules, callers)):
         print(f"warning: {note}")
     return 0
