@@ -137,7 +137,6 @@ class Metrics:
             self._balance.inc(_known(record.balance, BALANCES))
             self._overhead.see("pre", seconds=record.decide_s)
             self._lookups.inc("exact", _known(record.cache, LOOKUPS))
-
         for rule in record.observed:
             self._observed.inc(rule)
         for kind in record.found:

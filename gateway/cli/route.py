@@ -85,7 +85,7 @@ async def explain(arguments: argparse.Namespace, raw: bytes, env: Mapping[str, s
         await gateway.pipeline.planner.plan(exchange, Trace())
         lines = _lines(told)
         if told["contributions"]:
-            lines += ["", *_worths(told["candidates"])]
+            lines += ["", *_idle(told), *_worths(told["candidates"])]
             lines += ["", *_contributions(told["contributions"])]
         return "\n".join(lines)
 
@@ -167,6 +167,15 @@ def _balanced(group: list[Mapping[str, Any]]) -> str:
         f" {each['warm_tokens']:.0f} tokens warm, cost {each['cost_ms']:.0f} ms)"
         for each in group
     )
+
+
+def _idle(told: Mapping[str, Any]) -> list[str]:
+    """Where something was predicted and not gone by, that it was not."""
+    decision, new = told["decision"], told["facts"]["router.novelty"]
+    if decision["score"] is not None:
+        return []
+    why = "its words may be too new for it" if decision["rule"] is None else "a rule did"
+    return [f"learned   did not decide: {why} (novelty {new:.2f})"]
 
 
 def _worths(candidates: Iterable[Mapping[str, Any]]) -> list[str]:
