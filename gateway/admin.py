@@ -217,9 +217,7 @@ def _entries(parts: AdminParts, caller: Caller) -> dict[str, dict[str, Any]]:
         if rung is not None:
             told = {"strategy": rung.strategy, "state": rung.state, "reason": rung.reason}
             entries[name]["speculation"] = told
-    if caller.models is not None:
-        entries = {name: entry for name, entry in entries.items() if name in caller.models}
-    return entries
+    return {name: entry for name, entry in entries.items() if caller.may_name(name)}
 
 
 def _entry(name: str, upstreams: list[Upstream]) -> dict[str, Any]:

@@ -309,7 +309,7 @@ def resolver(targets: Mapping[str, Target]) -> Callable[[str, Caller], Target]:
         target = targets.get(model)
         if target is None:
             raise NotFound("This companion has no such model.", param="model")
-        if caller.models is not None and model not in caller.models:
+        if not caller.may_name(model):
             raise Forbidden("This key may not use that model.", param="model")
         if not caller.zone.admits(target.upstream.zone):
             raise Forbidden("This key's zone does not reach that model.", param="model")

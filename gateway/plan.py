@@ -23,10 +23,10 @@ from gateway.filters import (
     last_hope,
     min_bits,
     refusal,
-    resolve,
     wants_exact,
 )
 from gateway.fleet import Fleet, Reach
+from gateway.names import resolve
 from gateway.parameters import strict as wants_strict
 from gateway.privacy import NOTHING, Detector, Findings, zone_of
 from gateway.spill import spilled
