@@ -26,7 +26,7 @@ from gateway.admission import Admission
 from gateway.asgi import App
 from gateway.cache import CACHES
 from gateway.cache.base import Cache
-from gateway.companion import session_record
+from gateway.companion_record import session_record
 from gateway.config import Config, ConfigError, Problem
 from gateway.conversations import Conversations
 from gateway.core.errors import EngineFailed

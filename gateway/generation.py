@@ -23,7 +23,8 @@ from gateway.admission import Admission
 from gateway.asgi import App, Receive, Scope, Send
 from gateway.balancer import Balancer
 from gateway.cache.base import Cache
-from gateway.companion import CompanionEndpoint, resolver
+from gateway.companion import CompanionEndpoint
+from gateway.companion_open import resolver
 from gateway.config import Config
 from gateway.conversations import Conversations
 from gateway.core.events import Collector
