@@ -11,6 +11,7 @@ from gateway.core.errors import TandemError
 from gateway.core.events import Event, UsageReport
 from gateway.dialects.base import Answering
 from gateway.wire import openai_shapes as shapes
+from gateway.wire.sse import encode_comment, encode_data
 
 NULL = b"null"
 
@@ -78,10 +79,10 @@ class OpenAIStream:
         )
 
     def comment(self, text: str) -> bytes:
-        return shapes.comment(text)
+        return encode_comment(text)
 
     def error(self, error: TandemError) -> bytes:
-        return shapes.event(shapes.error_body(error))
+        return encode_data(shapes.error_body(error))
 
     def end(self) -> bytes:
         return shapes.DONE
