@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.core.chat import Feature
-from gateway.wire.openai import Malformed, parse_object
+from gateway.wire.upstream_json import Malformed, parse_object
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,7 @@ from gateway.core.errors import (
 )
 from gateway.core.exchange import Call
 from gateway.core.routing import Zone
-from gateway.wire.openai import ErrorBody
+from gateway.wire.openai_errors import ErrorBody
 
 T = TypeVar("T")
 

@@ -19,7 +19,8 @@ from gateway.core.errors import (
     UpstreamRejected,
     UpstreamTimeout,
 )
-from gateway.wire.openai import ErrorBody, Malformed, error_of, parse_object
+from gateway.wire.openai_errors import ErrorBody, error_of
+from gateway.wire.upstream_json import Malformed, parse_object
 
 MAX_MESSAGE = 600
 MAX_WORD = 64

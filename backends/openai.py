@@ -32,10 +32,12 @@ from gateway.core.sink import Sink
 from gateway.wire import vectors
 from gateway.wire.chunk_stream import ChunkStream
 from gateway.wire.inline_reasoning import InlineReasoning
-from gateway.wire.openai import Malformed, Reported, read_document
+from gateway.wire.openai import read_document
 from gateway.wire.openai_body import openai_body
 from gateway.wire.openai_embeddings import read_embeddings
+from gateway.wire.openai_errors import Reported
 from gateway.wire.sse import FrameTooLarge
+from gateway.wire.upstream_json import Malformed
 
 OWN_DIALECTS: Final = {
     "openai_chat": "chat/completions",

@@ -13,8 +13,9 @@ import orjson
 
 from backends.http import HttpUpstream
 from gateway.core.exchange import Call
-from gateway.wire.openai import Malformed, error_of, parse_object
+from gateway.wire.openai_errors import error_of
 from gateway.wire.sse import DONE, FrameTooLarge, SseDecoder
+from gateway.wire.upstream_json import Malformed, parse_object
 
 
 class RawDoor:

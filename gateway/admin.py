@@ -164,7 +164,8 @@ def admin_app(parts: AdminParts) -> App:
         @app.get("/v1/router")
         async def router(request: Request) -> dict[str, Any]:
             """What the learned policy keeps, alias by alias: its share, its cap, its shadow."""
-            caller(request)
+            if not parts.operators:
+                caller(request)
             aliases = parts.aliases.items()
             states = {n: a.assessor.state() for n, a in aliases if a.assessor is not None}
             return {"object": "router", "aliases": states}
@@ -224,9 +225,7 @@ def _entries(parts: AdminParts, caller: Caller) -> dict[str, dict[str, Any]]:
         if rung is not None:
             told = {"strategy": rung.strategy, "state": rung.state, "reason": rung.reason}
             entries[name]["speculation"] = told
-    if caller.models is not None:
-        entries = {name: entry for name, entry in entries.items() if name in caller.models}
-    return entries
+    return {name: entry for name, entry in entries.items() if caller.may_name(name)}
 
 
 def _entry(name: str, upstreams: list[Upstream]) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from gateway.admission import Admission
 from gateway.asgi import App
 from gateway.cache import CACHES
 from gateway.cache.base import Cache
-from gateway.companion import session_record
-from gateway.config import Config
+from gateway.companion_record import session_record
+from gateway.config import Config, ConfigError, Problem
 from gateway.conversations import Conversations
 from gateway.core.errors import EngineFailed
 from gateway.core.exchange import ExchangeRecord
@@ -58,7 +58,10 @@ ENGINE_STATS_S = 1.0
 
 
 class Gateway:
-    """Everything that runs in one process, from `start` to `aclose`."""
+    """Everything that runs in one process, from `start` to `aclose`.
+
+    Raises ConfigError for a label log that cannot be opened.
+    """
 
     def __init__(
         self,
@@ -297,7 +300,11 @@ def _label_log(config: Config) -> LabelLog | None:
     kept = config.router.labels
     if kept is None:
         return None
-    return LabelLog(kept.path, kept.max_bytes, content=kept.content)
+    try:
+        return LabelLog(kept.path, kept.max_bytes, content=kept.content)
+    except OSError as error:
+        message = f"cannot write {str(kept.path)!r}: {error.strerror}"
+        raise ConfigError((Problem(0, 0, "router.labels.path", message),)) from None
 
 
 def _caches(config: Config) -> tuple[MemoryCache | None, RedisCache | None, Cache | None]:

@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
-from typing import Protocol
 
-from backends.speculative.parse import parse
 from backends.speculative.passes import TargetPace
-from backends.speculative.seams import Channel, Ended, Gone, Target
+from backends.speculative.seams import Ended, Gone, Target
 from backends.speculative.session import (
     IDLE_S,
     KEPT_S,
@@ -26,13 +22,11 @@ from backends.speculative.session import (
     Message,
     Open,
     Resume,
-    pack,
-    pack_text,
 )
 from backends.speculative.shelf import Shelf
 from backends.speculative.verify import LINGER_S, Left, VerifySession, failure_of
+from gateway.companion_open import read_open
 from gateway.companion_post import (
-    Event,
     EventStream,
     Receive,
     Scope,
@@ -42,22 +36,16 @@ from gateway.companion_post import (
     read_posted,
     respond,
 )
-from gateway.core.chat import ChatRequest, Endpoint, Feature
+from gateway.companion_socket import Endable, Socket, refuse
 from gateway.core.errors import (
     Draining,
-    Forbidden,
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
     Overloaded,
     TandemError,
 )
-from gateway.core.exchange import Caller, ExchangeRecord, RecordDraft
-from gateway.core.routing import Upstream
-from gateway.dialects.base import Dialect
-from gateway.dialects.openai_chat import OpenAIChat
-from gateway.dialects.openai_completions import OpenAICompletions
-from gateway.settle import Energy, note_cost
+from gateway.core.exchange import Caller
 from gateway.wire.openai_shapes import error_body
 
 logger = logging.getLogger("tandem.companion")
@@ -67,10 +55,6 @@ Headers = Mapping[str, str]
 MAX_SESSIONS = 256
 MAX_IDLE = 256
 """Sockets that have said nothing yet."""
-CLOSING_S = 0.02
-LEFT = (1000, 1001)
-"""Codes of a WebSocket that was closed in good order. 1005 is also uvicorn's for one that broke."""
-_DIALECTS: Mapping[str, Dialect] = {"chat": OpenAIChat(), "completion": OpenAICompletions()}
 
 
 class CompanionEndpoint:
@@ -119,9 +103,9 @@ class CompanionEndpoint:
         try:
             caller = self._admit("GET", scope)
         except TandemError as error:
-            await _refuse(scope, receive, send, error)
+            await refuse(scope, receive, send, error)
             return
-        socket = _Socket(receive, send)
+        socket = Socket(receive, send)
         try:
             await send({"type": "websocket.accept"})
             await self._serve(caller, socket, socket.receive)
@@ -269,152 +253,3 @@ class CompanionEndpoint:
             raise NotFound("No such session.")
         for message in messages:
             stream.put(message)
-
-
-def read_open(opening: Open, caller: Caller) -> ChatRequest:
-    """What an `open` asks for, as HTTP would have read it. Raises RequestError."""
-    if opening.request is not None:
-        return _DIALECTS[opening.endpoint].decode(opening.request, {})
-    # Token ids: the sampling fields ride beside them, under OpenAI's names.
-    sampling = opening.sampling
-    needs = {Feature.COMPLETION, Feature.TOKEN_PROMPT}
-    asked = {
-        Feature.TOP_K: sampling.top_k is not None,
-        Feature.MIN_P: sampling.min_p is not None,
-        Feature.SEED: sampling.seed is not None,
-        Feature.PENALTIES: bool(sampling.frequency_penalty or sampling.presence_penalty),
-    }
-    if opening.coupling == "greedy":
-        sampling = replace(sampling, temperature=0.0)
-    return ChatRequest(
-        endpoint=Endpoint.COMPLETION,
-        dialect="session",
-        model=opening.model,
-        prompt=opening.prompt_ids,
-        sampling=sampling,
-        stream=True,
-        features=frozenset(needs | {feature for feature, there in asked.items() if there}),
-    )
-
-
-def resolver(targets: Mapping[str, Target]) -> Callable[[str, Caller], Target]:
-    """Targets by the names that a caller may give; with a single one, "" is enough.
-
-    The key's models and zone bind here as they do over HTTP.
-    """
-
-    def resolve(model: str, caller: Caller) -> Target:
-        if not model and len(targets) == 1:
-            model = next(iter(targets))
-        target = targets.get(model)
-        if target is None:
-            raise NotFound("This companion has no such model.", param="model")
-        if caller.models is not None and model not in caller.models:
-            raise Forbidden("This key may not use that model.", param="model")
-        if not caller.zone.admits(target.upstream.zone):
-            raise Forbidden("This key's zone does not reach that model.", param="model")
-        return target
-
-    return resolve
-
-
-def session_record(
-    ended: Ended, upstream: Upstream, energy: Energy, created: float
-) -> ExchangeRecord:
-    """The record of a session that reached its target; `created` is its end, wall clock."""
-    well = ended.outcome in ("ok", "cancelled")
-    draft = RecordDraft(
-        id="ses_" + secrets.token_hex(12),
-        endpoint="session",
-        model=ended.model,
-        stream=True,
-        tenant=ended.caller.tenant,
-        key_id=ended.caller.key_id,
-        zone=ended.caller.zone.label,
-        created=created - ended.seconds,
-        upstream=upstream.name,
-        upstream_model=upstream.model,
-        tier=upstream.tier,
-        reason="pin",
-        usage=ended.usage,
-        duration_s=ended.seconds,
-        outcome=ended.outcome if well else "upstream_error",
-        error=None if well else ended.outcome,
-        speculation={
-            "strategy": "verify",
-            "drafted": ended.drafted,
-            "accepted": ended.accepted,
-            "rounds": ended.rounds,
-            "gain": None,
-            "exactness": ended.exactness or None,
-            "margin_min": ended.margin_min,
-            "resumes": ended.resumes,
-            "drafts": ended.drafts or None,
-        },
-    )
-    draft.energy_j, draft.energy_estimated = energy(upstream, ended.seconds)
-    note_cost(draft, upstream)
-    return draft.freeze()
-
-
-class Endable(Channel, Protocol):
-    async def leave(self, failure: Failure | None) -> None:
-        """End it in good order, after a last word if there is one. Raises nothing."""
-
-
-class _Socket:
-    """An ASGI WebSocket as a session's channel. Answers in the kind of frame it is asked in."""
-
-    def __init__(self, receive: Receive, send: Send) -> None:
-        self._receive = receive
-        self._send = send
-        self._text = False
-
-    async def receive(self) -> Message:
-        event = await self._receive()
-        if event["type"] != "websocket.receive":
-            raise Gone(left=event.get("code") in LEFT)
-        data = event.get("bytes")
-        self._text = data is None
-        return parse(event["text"] if data is None else data)
-
-    async def send(self, message: Message) -> None:
-        event: Event = {"type": "websocket.send"}
-        if self._text:
-            event["text"] = pack_text(message)
-        else:
-            event["bytes"] = pack(message)
-        try:
-            await self._send(event)
-        except (OSError, RuntimeError):  # the latter: a send after the close that we have heard of
-            raise Gone from None
-
-    async def leave(self, failure: Failure | None) -> None:
-        try:
-            if failure is not None:
-                await self.send(failure)
-            await self._send({"type": "websocket.close", "code": _code(failure)})
-        except (Gone, OSError, RuntimeError):
-            pass  # closed already, which is what was wanted
-
-
-def _code(failure: Failure | None) -> int:
-    """A refusal ends a socket in good order; what nobody foresaw does not."""
-    return 1011 if failure is not None and failure.code == "internal_error" else 1000
-
-
-async def _refuse(scope: Scope, receive: Receive, send: Send, error: TandemError) -> None:
-    """An HTTP answer instead of the Upgrade, so that a person sees why."""
-    if "websocket.http.response" not in scope.get("extensions", {}):
-        await send({"type": "websocket.close", "code": 1008})  # the server makes it a 403
-        return
-    body = error_body(error)
-    headers = [(b"content-type", b"application/json")]
-    await send(
-        {"type": "websocket.http.response.start", "status": error.status, "headers": headers}
-    )
-    await send({"type": "websocket.http.response.body", "body": body})
-    # uvicorn logs an error for a handshake that was refused like this, unless the connection has
-    # closed by the time we return; anybody could fill a log with it.
-    await receive()
-    await asyncio.sleep(CLOSING_S)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from backends.base import Options
 from gateway.config_privacy import Privacy
 from gateway.config_references import References
 from gateway.config_router import Router
-from gateway.config_sections import Alias, CacheSection, Memory, Server
+from gateway.config_sections import Alias, CacheSection, ExactCache, Memory, Server
 from gateway.config_validation import validate
 from gateway.config_yaml import Place, parse
 from gateway.core.exchange import Caller
@@ -86,6 +86,14 @@ class Config:
         if fields is None:
             raise ConfigError(tuple(Problem(0, 0, dotted(f.path), f.message) for f in flaws))
         return cls(**fields)
+
+    def leaving_no_trace(self) -> Config:
+        """For a command that serves nobody: no labels are logged, no answer is kept or reused."""
+        return replace(
+            self,
+            cache=CacheSection(exact=ExactCache(memory=0)),
+            router=replace(self.router, labels=None),
+        )
 
     @cached_property
     def policy_settings(self) -> Settings:

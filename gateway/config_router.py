@@ -31,7 +31,10 @@ class Labels:
 
 @dataclass(frozen=True, kw_only=True)
 class Router:
-    """The section with its files read. `artifact` is None where no alias goes by one."""
+    """The section with its files read. `artifact` is None where no alias goes by one.
+
+    `files` are those that the section names: another one in their place is another configuration.
+    """
 
     artifact: Artifact | None = field(default=None, repr=False)
     shadow: Artifact | None = field(default=None, repr=False)
@@ -39,6 +42,7 @@ class Router:
     novelty_limit: float = 0.8
     unsure: float = 0.1
     labels: Labels | None = None
+    files: tuple[Path, ...] = ()
 
 
 class RouterFileError(ValueError):
@@ -69,7 +73,18 @@ def read_router(
         novelty_limit=section.novelty_limit,
         unsure=section.unsure,
         labels=_labels(section.labels, folder),
+        files=_files(section, folder),
     )
+
+
+def _files(section: RouterSection, folder: Path) -> tuple[Path, ...]:
+    files = [] if section.abilities is None else [folder / section.abilities]
+    for artifact in (section.artifact, section.shadow):
+        if artifact is not None:
+            from router_policies.learned.artifact import ARRAYS, MANIFEST
+
+            files += (folder / artifact / name for name in (MANIFEST, ARRAYS))
+    return tuple(files)
 
 
 def _labels(section: LabelsSection | None, folder: Path) -> Labels | None:
@@ -100,12 +115,12 @@ def read_abilities(path: Path) -> dict[str, float]:
 
 def _artifact(key: str, folder: Path | None) -> Artifact:
     # Imported where it is needed: numpy and two megabytes of vectors are not for everyone.
-    from router_policies.learned.artifact import DEFAULT, MANIFEST, ArtifactError
+    from router_policies.learned.artifact import ARRAYS, DEFAULT, MANIFEST, ArtifactError
 
     folder = folder or DEFAULT
     try:
-        stat = (folder / MANIFEST).stat()
-        return _loaded(folder, stat.st_mtime_ns, stat.st_ino)
+        stats = [(folder / name).stat() for name in (MANIFEST, ARRAYS)]
+        return _loaded(folder, tuple((each.st_mtime_ns, each.st_ino) for each in stats))
     except OSError as error:
         raise RouterFileError(key, f"no artifact there: {error.strerror}") from None
     except ArtifactError as error:
@@ -113,7 +128,7 @@ def _artifact(key: str, folder: Path | None) -> Artifact:
 
 
 @lru_cache(maxsize=4)
-def _loaded(folder: Path, changed: int, inode: int) -> Artifact:
+def _loaded(folder: Path, version: tuple[tuple[int, int], ...]) -> Artifact:
     """One copy in memory for all configurations that use it."""
     from router_policies.learned.artifact import load
 

@@ -128,6 +128,13 @@ class Alias(Section):
     cloud_share: Annotated[float, Field(ge=0, le=1)] | None = None
     spend_cap_usd_per_hour: Annotated[float, Field(ge=0, le=1e6)] | None = None
 
+    def idle_keys(self) -> list[str]:
+        """What was said to a learned policy that is not there: a cap that would cap nothing."""
+        if "learned" in self.policy:
+            return []
+        said = ("prefer", "weights", "cloud_share", "spend_cap_usd_per_hour")
+        return [key for key in said if getattr(self, key) is not None]
+
     def weights_for(self, name: str) -> Weights:
         """What the alias prefers: its `weights`, else its `prefer`, else what its name says."""
         if self.weights is not None:

@@ -228,6 +228,9 @@ class _Validation:
             aliases[name] = alias
             self._unknown(alias.candidates, named, (*path, "candidates"), "upstream")
             self._unknown(alias.policy, POLICIES, (*path, "policy"), "policy")
+            for key in alias.idle_keys():
+                message = f"{key} is for the policy `learned`, which this alias does not have"
+                self.flaws.append(Flaw((*path, key), message, at_key=True))
             self.flaws += balance_flaws(entry.get("balance"), alias.candidates, path)
         for name, candidates in default_aliases(upstreams).items():
             if name not in own and name not in named:

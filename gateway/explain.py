@@ -60,7 +60,7 @@ async def explain(
             "completion_tokens": usage.completion_tokens,
             "prompt_tokens_estimated": not trace.counted,
         },
-        "rules": _rules(planner.rulebook.rules, trace.facts),
+        "rules": _rules(planner.rulebook.rules, trace.facts, plan),
         "contributions": _contributions(plan, request),
         "facts": dict(sorted((trace.facts if plan is None else plan.facts).items())),
         "found": list(trace.found.kinds),
@@ -245,10 +245,12 @@ def _candidate(
     }
 
 
-def _rules(rules: tuple[Rule, ...], facts: Facts) -> list[dict[str, Any]]:
-    """The rules that match, with what each wants; of those with `use` only the first decides."""
+def _rules(rules: tuple[Rule, ...], facts: Facts, plan: Plan | None) -> list[dict[str, Any]]:
+    """The rules that match, with what each wants. At most one of those with `use` decides: none for
+    a pin, for an alias that does not ask rules, or where filters left nothing that it names.
+    """
     found: list[dict[str, Any]] = []
-    decided = False
+    decided = None if plan is None else plan.route.rule
     for rule in rules:
         if not rule.when.matches(facts):
             continue
@@ -256,8 +258,7 @@ def _rules(rules: tuple[Rule, ...], facts: Facts) -> list[dict[str, Any]]:
         if rule.use is not None:
             entry["use"] = rule.use
         if rule.use is not None or rule.decides:
-            entry["decides"] = rule.decides and not decided
-            decided = decided or rule.decides
+            entry["decides"] = rule.name == decided
         if rule.locality is not None:
             entry["locality"] = rule.locality.label
         if rule.min_bits is not None:

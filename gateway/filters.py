@@ -6,23 +6,20 @@ zone, features, approximate, bits, health, context: the first that a candidate f
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
-from typing import Protocol
 
 from gateway.core.chat import ChatRequest, Endpoint, Feature, input_bytes
 from gateway.core.errors import (
     ContextExceeded,
     InvalidRequest,
     LocalUnavailable,
-    NotFound,
     TandemError,
     Unavailable,
     Unsupported,
 )
 from gateway.core.exchange import Caller
-from gateway.core.registry import suggest
 from gateway.core.routing import Candidate, Rejection, Zone
 from gateway.parameters import ignored_fields, switched
 
@@ -62,51 +59,6 @@ UNCOUNTED = frozenset({Feature.TOOLS, Feature.JSON_MODE, Feature.IMAGES, Feature
 
 TURN_OVERHEAD = 32
 """Tokens a chat template may add per message (role, markers) and once at the end; ChatML adds 5."""
-
-
-class Listed(Protocol):
-    """What is needed of an alias here."""
-
-    @property
-    def candidates(self) -> tuple[str, ...]: ...
-
-
-class Known(Protocol):
-    """What is needed of the fleet here: whether it has an upstream of that name."""
-
-    def __contains__(self, name: str, /) -> bool: ...
-
-
-def resolve(
-    model: str, aliases: Mapping[str, Listed], upstreams: Known, caller: Caller
-) -> tuple[str | None, tuple[str, ...]]:
-    """The alias that a model name stands for, and its upstreams; (None, (name,)) for a pin.
-
-    Raises NotFound, in the same words whether a name does not exist or is not the caller's.
-    """
-    if caller.models is None or model in caller.models:
-        if model in aliases:
-            return model, aliases[model].candidates
-        if model in upstreams:
-            return None, (model,)
-    shown = model if len(model) <= 100 else model[:100] + "…"
-    close = suggest(model[:100], list(visible(aliases, (), caller)))
-    hint = close.replace("; did", " Did") if close.startswith("; did") else ""
-    raise NotFound(
-        f"The model `{shown}` does not exist or you do not have access to it.{hint}",
-        param="model",
-        code="model_not_found",
-    )
-
-
-def visible(
-    aliases: Collection[str], upstreams: Collection[str], caller: Caller
-) -> tuple[str, ...]:
-    """The model names that a caller may ask for, aliases first: what GET /v1/models lists."""
-    names = tuple(dict.fromkeys((*aliases, *upstreams)))
-    if caller.models is None:
-        return names
-    return tuple(name for name in names if name in caller.models)
 
 
 def ask_count(request: ChatRequest, candidate: Candidate, zone: Zone) -> bool:

@@ -7,10 +7,9 @@ what is known of its health are not touched.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from backends import BACKENDS
@@ -24,13 +23,13 @@ from gateway.admission import Admission
 from gateway.asgi import App, Receive, Scope, Send
 from gateway.balancer import Balancer
 from gateway.cache.base import Cache
-from gateway.companion import CompanionEndpoint, resolver
+from gateway.companion import CompanionEndpoint
+from gateway.companion_open import resolver
 from gateway.config import Config
 from gateway.conversations import Conversations
 from gateway.core.events import Collector
 from gateway.core.exchange import Exchange, ExchangeRecord
 from gateway.core.registry import load
-from gateway.core.routing import Candidate, Facts, Zone
 from gateway.cors import AllowedOrigins
 from gateway.decisions import Decisions
 from gateway.detect.detector import Hooked, PatternDetector
@@ -45,18 +44,14 @@ from gateway.labels import LabelLog
 from gateway.limits.keys import Keys, is_loopback
 from gateway.limits.local_origin import LocalOrigin
 from gateway.pipeline import Pipeline
-from gateway.plan import Alias, Plan, Planner, Rulebook
+from gateway.plan import Plan, Planner, Rulebook
 from gateway.privacy import Detector
 from gateway.record import RecordStore
+from gateway.rulebook import rulebook
 from gateway.server import ProxyServer
 from gateway.settle import Energy
 from gateway.tightened import Tightened
 from gateway.token_pace import TokenPaces
-from router_policies.base import Assessor, Mode
-from router_policies.chain import build as build_policy
-from router_policies.learned.utility import worth
-from router_policies.pin import PinPolicy
-from router_policies.rules import exact, locality, min_bits, observed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,102 +293,6 @@ def detector(config: Config) -> Detector | None:
         hook=hook,
         timeout_s=privacy.timeout,
     )
-
-
-def rulebook(
-    config: Config,
-    before: Rulebook | None = None,
-    *,
-    detector: Detector | None = None,
-    conversations: Conversations | None = None,
-    tightened: Tightened | None = None,
-) -> Rulebook:
-    """The configuration's say on routing, compiled once.
-
-    What an alias's closed loops had learnt under `before` goes on, where it means the same.
-    """
-    settings = config.policy_settings
-    aliases = {
-        name: Alias(
-            candidates=alias.candidates,
-            policy=build_policy(alias.policy, replace(settings, weights=alias.weights_for(name))),
-            assessor=assessor(config, name, before),
-            terms=terms(config, name),
-            deadline_s=alias.deadline,
-            min_bits=alias.min_bits,
-            conversations=conversations if "sticky" in alias.policy else None,
-            groups=alias.balance,
-            bigger_context=alias.bigger_context,
-        )
-        for name, alias in config.aliases.items()
-    }
-
-    # Each request is asked about by the rules that have a say in the matter, not by all.
-    rules = config.rules
-    placing = tuple(rule for rule in rules if rule.locality is not None)
-    demanding = tuple(rule for rule in rules if rule.min_bits is not None)
-    refusing = tuple(rule for rule in rules if rule.exact)
-    watching = tuple(rule for rule in rules if rule.mode is Mode.OBSERVE)
-
-    def by_rule(facts: Facts) -> Zone | None:
-        return locality(placing, facts) if placing else None
-
-    def bits(facts: Facts) -> float | None:
-        return min_bits(demanding, facts) if demanding else None
-
-    def by_rule_exact(facts: Facts) -> bool:
-        return exact(refusing, facts) if refusing else False
-
-    def looking_on(facts: Facts) -> tuple[str, ...]:
-        return observed(watching, facts)
-
-    return Rulebook(
-        aliases=aliases,
-        pin=PinPolicy(),
-        locality=by_rule,
-        min_bits=bits,
-        exact=by_rule_exact,
-        reach=config.reach,
-        led={rule.name: rule.use for rule in rules if rule.use is not None},
-        headers=config.rule_headers,
-        default_zone=config.privacy.default,
-        epoch=hashlib.sha256(repr((config.aliases, rules)).encode()).hexdigest()[:16],
-        deadline_s=config.server.deadline,
-        strict_parameters=config.server.strict_parameters,
-        detector=detector,
-        tightened=tightened,
-        rules=rules,
-        observed=looking_on if watching else None,
-    )
-
-
-def assessor(config: Config, name: str, before: Rulebook | None) -> Assessor | None:
-    """What predicts for an alias whose policy goes by predictions."""
-    alias, artifact = config.aliases[name], config.router.artifact
-    if "learned" not in alias.policy or artifact is None:
-        return None
-    from router_policies.learned.assessor import AliasAssessor  # numpy only for those who use it
-
-    earlier = before.aliases[name].assessor if before and name in before.aliases else None
-    return AliasAssessor(
-        artifact,
-        time.monotonic,
-        cloud_share=alias.cloud_share,
-        usd_per_hour=alias.spend_cap_usd_per_hour,
-        shadow=config.router.shadow,
-        before=earlier if isinstance(earlier, AliasAssessor) else None,
-    )
-
-
-def terms(
-    config: Config, name: str
-) -> Callable[[Candidate, Facts], Mapping[str, float | None]] | None:
-    """What a candidate is worth to an alias whose policy goes by predictions, term by term."""
-    alias, abilities = config.aliases[name], config.router.abilities
-    if "learned" not in alias.policy:
-        return None
-    weights = alias.weights_for(name)
-    return lambda candidate, facts: asdict(worth(candidate, facts, weights, abilities))
 
 
 def nobody_else(method: str, headers: Mapping[str, str]) -> None:

@@ -116,7 +116,6 @@ class Pipeline:
             permit = self.admission.enter(priority, local=local)
             plan = await self.planner.plan(exchange)
             self._note_plan(draft, plan, exchange)
-            plan.taken()
             wish = directives(exchange.headers)
             key = self._key(exchange, plan, plan.route.candidates[0].upstream)
             kept = await self._lookup(key, wish, draft) if key is not None and wish.read else None
@@ -133,6 +132,7 @@ class Pipeline:
                     draft.approximate, draft.strategy = True, asked.strategy
                 events: Events = self._replay(kept, draft, exchange, plan, permit)
             else:
+                plan.taken()  # before it is asked: many at once must see one another
                 opened = await self._open(exchange, plan, draft, priority)
                 keep = wish.write and key is not None
                 events = self._relay(exchange, plan, opened, keep, draft, permit)

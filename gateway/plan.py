@@ -23,10 +23,10 @@ from gateway.filters import (
     last_hope,
     min_bits,
     refusal,
-    resolve,
     wants_exact,
 )
 from gateway.fleet import Fleet, Reach
+from gateway.names import resolve
 from gateway.parameters import strict as wants_strict
 from gateway.privacy import NOTHING, Detector, Findings, zone_of
 from gateway.spill import spilled
@@ -106,7 +106,9 @@ class Plan:
     assessor: Assessor | None = None
 
     def taken(self) -> None:
-        """A live request takes this plan's route; a dry run never says so."""
+        """A live request takes this plan's route. Neither a dry run says so nor a kept answer, for
+        which nobody was asked.
+        """
         if self.assessor is not None:
             self.assessor.note(self.facts, self.route)
 

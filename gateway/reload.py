@@ -1,4 +1,4 @@
-"""Reading a configuration file again: when it has changed, and when SIGHUP asks for it.
+"""Reading a configuration again: when it or a file of its router changed, and at SIGHUP.
 
 A file that cannot be used changes nothing: what is wrong with it is logged, with its lines, and the
 configuration in force stays.
@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import TypeAlias
 
@@ -24,7 +24,7 @@ State: TypeAlias = tuple[int, int, int] | None
 
 
 class Reloader:
-    """Watches `path` while it runs.
+    """Watches `path`, and the files that `beside` names at the time, while it runs.
 
     `read` makes the configuration anew and raises ValueError (ConfigError is one); `apply` puts it
     in force, and raises the same; `told` hears `ok` or `error` after each attempt.
@@ -37,13 +37,15 @@ class Reloader:
         read: Callable[[], Config],
         apply: Callable[[Config], Awaitable[None]],
         told: Callable[[str], None],
+        beside: Callable[[], Collection[Path]] = tuple,
     ) -> None:
         self._path = path
         self._read = read
         self._apply = apply
         self._told = told
+        self._beside = beside
         self._asked = asyncio.Event()
-        self._state = state_of(path)
+        self._seen = self._states()
 
     def ask(self) -> None:
         """Read it again, changed or not: a secret in another file may have."""
@@ -58,13 +60,21 @@ class Reloader:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_EVERY_S):
                         await self._asked.wait()
-                state = await asyncio.to_thread(state_of, self._path)
-                if self._asked.is_set() or (state is not None and state != self._state):
+                before, self._seen = self._seen, await asyncio.to_thread(self._states)
+                # What is not there is not read: it may be about to be replaced. What is named anew
+                # has just been read.
+                changed = any(
+                    state is not None and before.get(path, state) != state
+                    for path, state in self._seen.items()
+                )
+                if self._asked.is_set() or changed:
                     self._asked.clear()
-                    self._state = state
                     await self._reload()
         finally:
             loop.remove_signal_handler(signal.SIGHUP)
+
+    def _states(self) -> dict[Path, State]:
+        return {path: state_of(path) for path in (self._path, *self._beside())}
 
     async def _reload(self) -> None:
         try:

@@ -111,13 +111,6 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
-class ModelEntry(_Open):
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str
-
-
 PROXY_REQUESTS: dict[str, type[BaseModel]] = {
     "/v1/chat/completions": ChatCompletionRequest,
     "/v1/completions": CompletionRequest,

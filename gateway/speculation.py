@@ -6,11 +6,11 @@ for granted, for a backend may leave out what it has not measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from gateway.core.events import SpeculationReport
-from gateway.series import OTHER, CounterSeries, HistogramSeries, Labels
+from gateway.series import OTHER, DeclaredSeries, Labels
 
 Fields: TypeAlias = Mapping[str, Any]
 
@@ -77,14 +77,11 @@ def header(speculation: Fields) -> str:
     return ";".join((str(speculation["strategy"]), *(f"{k}={v}" for k, v in parts.items())))
 
 
-Counter: TypeAlias = Callable[[str, str, Labels, int], CounterSeries]
-Histogram: TypeAlias = Callable[[str, str, Labels, tuple[float, ...], int], HistogramSeries]
-
-
 class SpeculationSeries:
     """The metrics of drafting, by pair. Names follow vLLM's and llama.cpp's `spec_decode_*`."""
 
-    def __init__(self, counter: Counter, histogram: Histogram) -> None:
+    def __init__(self, series: DeclaredSeries) -> None:
+        counter, histogram = series.counter, series.histogram
         pair: Labels = ("pair",)
         self._answers = counter(
             "tandem_spec_answers_total",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,12 +15,14 @@ from gateway.core.routing import Facts, Zone
 HEADER = "header."
 """Prefix of the facts that come from a request header, by its lower-case name."""
 
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
+"""A token of RFC 9110 in lower case: nothing else can be the name of a header that was sent."""
+
 BYTES_PER_TOKEN = 4
 """For the `prompt_tokens` estimate: English and code in present vocabularies run at 3 to 5."""
 
 SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
 """Never a fact: a rule that matched one would keep a credential in the configuration."""
-
 
 STICKY = "sticky"
 """The upstream that answered the conversation's last turn: a fact for policies behind the rules. No
@@ -86,7 +89,7 @@ HEADER_FACT = Fact(Kind.TEXT, "a request header by its lower-case name; missing 
 def find(name: str) -> Fact | None:
     """The fact of that name, or None. Header names are matched in lower case."""
     if name.startswith(HEADER):
-        return HEADER_FACT if len(name) > len(HEADER) else None
+        return HEADER_FACT if HEADER_NAME.fullmatch(name, len(HEADER)) else None
     return FACTS.get(name)
 
 

@@ -42,6 +42,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "router_policies.facts",
         "gateway.fleet",
         "gateway.filters",
+        "gateway.names",
         "gateway.parameters",
         "gateway.privacy",
     ),

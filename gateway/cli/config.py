@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from datetime import date
@@ -11,7 +12,9 @@ from pathlib import Path
 from backends.engine.options import DraftOptions, LlamaCppOptions, model_path
 from gateway.cli.arguments import add_model_dir
 from gateway.config import Config, ConfigError, load
+from gateway.limits.keys import callers_from
 from gateway.price_notes import price_notes
+from gateway.rule_notes import rule_notes
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -33,7 +36,13 @@ def run_check(arguments: argparse.Namespace) -> int:
     print(f"{arguments.file}: {upstreams} upstreams, {aliases} aliases, {len(config.rules)} rules")
     for name, alias in config.aliases.items():
         print(f"  {name}: {', '.join(alias.candidates)}")
-    for note in (*notes(config, arguments.model_dir), *price_notes(config.upstreams, date.today())):
+    callers = callers_from(config.callers, os.environ)
+    noted = (
+        *notes(config, arguments.model_dir),
+        *price_notes(config.upstreams, date.today()),
+        *rule_notes(config.rules, callers),
+    )
+    for note in noted:
         print(f"warning: {note}")
     return 0
 

@@ -46,8 +46,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="where it would be sent (/v1/chat/completions)",
     )
     explain.add_argument(
-        "--header", action="append", default=[], metavar="NAME:VALUE", help="of the request"
-    )
+        "--header", action="append", type=_header, default=[], metavar="NAME:VALUE",
+        help="as a client would send it; a key in it is heeded, none is needed",
+    )  # fmt: skip
     explain.add_argument("--local-only", action="store_true", help="nothing leaves this machine")
     add_model_dir(explain)
     explain.add_argument("--json", action="store_true", help="everything, as the API tells it")
@@ -66,16 +67,18 @@ def run_explain(arguments: argparse.Namespace) -> int:
 
 async def explain(arguments: argparse.Namespace, raw: bytes, env: Mapping[str, str]) -> str:
     """The explanation as text. Raises TandemError for a request that nothing may serve."""
-    headers = dict(_header(text) for text in arguments.header)
+    headers = dict(arguments.header)
     dialect = load_class(DIALECTS, arguments.path, what="path")()
     request = dialect.decode(parse(raw), headers)
     async with AsyncExitStack() as stack:
-        gateway = Gateway(await _config(arguments, env), model_dir=arguments.model_dir)
+        config = (await _config(arguments, env)).leaving_no_trace()
+        gateway = Gateway(config, model_dir=arguments.model_dir)
         stack.push_async_callback(gateway.aclose)
         gateway.fleet.assume_healthy()
+        keyed = not headers.keys().isdisjoint(("authorization", "x-api-key"))
         exchange = Exchange(
             id="explain",
-            caller=Caller(),
+            caller=gateway.keys.authenticate(headers) if keyed else Caller(),
             request=request,
             arrived=time.monotonic(),
             headers=headers,
@@ -87,7 +90,7 @@ async def explain(arguments: argparse.Namespace, raw: bytes, env: Mapping[str, s
         await gateway.pipeline.planner.plan(exchange, Trace())
         lines = _lines(told)
         if told["contributions"]:
-            lines += ["", *_worths(told["candidates"])]
+            lines += ["", *_idle(told), *_worths(told["candidates"])]
             lines += ["", *_contributions(told["contributions"])]
         return "\n".join(lines)
 
@@ -126,7 +129,7 @@ def _lines(told: Mapping[str, Any]) -> list[str]:
             shown.append(f"{word:<9} {_describe(each)}")
     shown += [f"balanced  {_balanced(group)}" for group in told["balanced"]]
     shown += ["", *_phases(told["phases"]), ""]
-    shown += [f"rule      {_rule(each)}" for each in told["rules"]]
+    shown += [f"rule      {_rule(each, decision['rule'])}" for each in told["rules"]]
     shown.append("facts     " + ", ".join(f"{k}={v}" for k, v in told["facts"].items()))
     return shown
 
@@ -151,13 +154,15 @@ def _phases(phases: list[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _rule(rule: Mapping[str, Any]) -> str:
+def _rule(rule: Mapping[str, Any], decided: str | None) -> str:
     wants = [
         f"{key} {rule[key]}" for key in ("use", "locality", "min_bits", "exact") if key in rule
     ]
     mode = "" if rule["mode"] == "enforce" else f" ({rule['mode']})"
-    late = "" if rule.get("decides", True) or mode else " (an earlier one decided)"
-    return f"{rule['rule']} matches: {', '.join(wants) or 'nothing else'}{mode}{late}"
+    idle = ""
+    if rule["mode"] != "observe" and not rule.get("decides", True):
+        idle = " (an earlier one decided)" if decided else " (decides nothing here)"
+    return f"{rule['rule']} matches: {', '.join(wants) or 'nothing else'}{mode}{idle}"
 
 
 def _balanced(group: list[Mapping[str, Any]]) -> str:
@@ -167,6 +172,15 @@ def _balanced(group: list[Mapping[str, Any]]) -> str:
         f" {each['warm_tokens']:.0f} tokens warm, cost {each['cost_ms']:.0f} ms)"
         for each in group
     )
+
+
+def _idle(told: Mapping[str, Any]) -> list[str]:
+    """Where something was predicted and not gone by, that it was not."""
+    decision, new = told["decision"], told["facts"]["router.novelty"]
+    if decision["score"] is not None:
+        return []
+    why = "its words may be too new for it" if decision["rule"] is None else "a rule did"
+    return [f"learned   did not decide: {why} (novelty {new:.2f})"]
 
 
 def _worths(candidates: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -203,5 +217,7 @@ def _describe(each: Mapping[str, Any]) -> str:
 
 
 def _header(text: str) -> tuple[str, str]:
-    name, _, value = text.partition(":")
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise argparse.ArgumentTypeError("a header is NAME:VALUE")
     return name.strip().lower(), value.strip()

@@ -22,6 +22,7 @@ from gateway.core.errors import TandemError
 from gateway.core.exchange import Caller, Exchange
 from gateway.core.routing import Tier, Upstream, Zone
 from gateway.core.sink import Whole
+from gateway.limits.keys import ENV_KEY
 
 if TYPE_CHECKING:
     from router_policies.learned.model import Assessment
@@ -45,7 +46,9 @@ def add_parsers(
     probe.add_argument("--again", action="store_true", help="also what is in the file already")
     add_model_dir(probe)
     probe.set_defaults(run=guarded(run_probe))
-    shadow = actions.add_parser("shadow", help="what the shadow artifact would have done")
+    shadow = actions.add_parser(
+        "shadow", help=f"what the shadow artifact would have done; {ENV_KEY} is the key, if needed"
+    )
     shadow.add_argument(
         "--url", default="http://127.0.0.1:8080", help="of its admin port (http://127.0.0.1:8080)"
     )
@@ -72,7 +75,7 @@ async def probe(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     from router_policies.learned.artifact import load as load_artifact
     from router_policies.training.probe import tasks
 
-    config = load(arguments.config, os.environ)
+    config = load(arguments.config, os.environ).leaving_no_trace()
     unknown = [name for name in arguments.upstream or () if name not in config.upstreams]
     if unknown:
         raise ValueError(f"no upstream is called {unknown[0]!r}")
@@ -95,8 +98,9 @@ async def probe(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
             await gateway.start()
         for upstream in new:
             answers = await _answers(gateway, upstream.name, asked, arguments.at_once)
-            if all(answer is None for answer in answers):
-                print(f"{upstream.name}: gave no answer, left out")
+            errors = [answer for answer in answers if isinstance(answer, TandemError)]
+            if len(errors) == len(answers):
+                print(f"{upstream.name}: gave no answer, left out ({errors[0]})")
                 continue
             entry = _entry(upstream, asked, predicted, answers)
             kept[upstream.name] = {**entry, "model": upstream.model, "probe": digest}
@@ -119,7 +123,7 @@ def _entry(
     upstream: Upstream,
     asked: list[Task],
     predicted: list[Assessment],
-    answers: list[str | None],
+    answers: list[str | TandemError],
 ) -> dict[str, Any]:
     """The ability of one upstream, from those of its tasks that it answered."""
     from router_policies.training.probe import ability, right
@@ -127,7 +131,7 @@ def _entry(
     local = upstream.tier is Tier.LOCAL
     chances, outcomes = [], []
     for task, said, answer in zip(asked, predicted, answers, strict=True):
-        if answer is not None:
+        if isinstance(answer, str):
             chances.append(said.weak_ok if local else said.strong_ok)
             outcomes.append(right(task, answer))
     return {
@@ -140,11 +144,11 @@ def _entry(
 
 async def _answers(
     gateway: Gateway, name: str, asked: list[Task], at_once: int
-) -> list[str | None]:
-    """An upstream's answers, None where it failed."""
+) -> list[str | TandemError]:
+    """An upstream's answers, or what went wrong."""
     gate = asyncio.Semaphore(at_once)
 
-    async def ask(number: int, task: Task) -> str | None:
+    async def ask(number: int, task: Task) -> str | TandemError:
         request = ChatRequest(
             endpoint=Endpoint.CHAT,
             dialect="openai_chat",
@@ -176,8 +180,8 @@ async def _answers(
                     await reply.events.into(whole)
                 finally:
                     await reply.events.aclose()
-        except TandemError:
-            return None
+        except TandemError as error:
+            return error
         choices = whole.completion().choices
         return choices[0].text if choices else ""
 
@@ -186,11 +190,17 @@ async def _answers(
 
 def run_shadow(arguments: argparse.Namespace) -> int:
     try:
-        answer = httpx.get(f"{arguments.url.rstrip('/')}/v1/router", timeout=10)
-        answer.raise_for_status()
-        aliases = answer.json()["aliases"]
+        key = os.environ.get(ENV_KEY, "").strip()
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        url = f"{arguments.url.rstrip('/')}/v1/router"
+        answer = httpx.get(url, headers=headers, timeout=10, trust_env=False)
     except httpx.HTTPError as error:
         raise OSError(f"{arguments.url}: {error}") from None
+    if answer.status_code == 401:
+        raise OSError(f"{arguments.url} needs a key: set {ENV_KEY}, or ask its admin port")
+    if answer.status_code != 200:
+        raise OSError(f"{arguments.url}: {answer.status_code}; is it a gateway's admin port?")
+    aliases = answer.json()["aliases"]
     shown = {name: state["shadow"] for name, state in aliases.items() if "shadow" in state}
     if not shown:
         print("no alias has a shadow: name one as router: {shadow: FOLDER}")

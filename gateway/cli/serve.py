@@ -30,6 +30,7 @@ from gateway.listen import Listeners, listener
 from gateway.price_notes import price_notes
 from gateway.record import JsonLog
 from gateway.reload import Reloader
+from gateway.rule_notes import rule_notes
 from gateway.surface import Limits
 
 logger = logging.getLogger("tandem.serve")
@@ -130,7 +131,11 @@ def reloader(arguments: argparse.Namespace, env: Mapping[str, str], gateway: Gat
         return replace(config, server=config.server.model_copy(update=fixed))
 
     return Reloader(
-        arguments.config, read=read, apply=gateway.reload, told=gateway.metrics.reloaded
+        arguments.config,
+        read=read,
+        apply=gateway.reload,
+        told=gateway.metrics.reloaded,
+        beside=lambda: gateway.config.router.files,
     )
 
 
@@ -186,11 +191,12 @@ def completed(config: Config, arguments: argparse.Namespace, env: Mapping[str, s
     if arguments.companion:
         # The gateway before it has the cache, and its clients' `no-cache` does not reach this one.
         config = replace(config, cache=CacheSection(exact=ExactCache(memory=0)))
-    for note in price_notes(config.upstreams, date.today()):
+    callers = callers_from(config.callers, env)
+    notes = price_notes(config.upstreams, date.today())
+    for note in (*notes, *rule_notes(config.rules, callers)):
         logger.warning("%s", note)
     changes = {"host": arguments.host, "port": arguments.port}
     server = config.server.model_copy(update={k: v for k, v in changes.items() if v is not None})
-    callers = callers_from(config.callers, env)
     return replace(config, server=server, callers=callers)
 
 

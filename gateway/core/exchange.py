@@ -25,6 +25,10 @@ class Caller:
     zone: Zone = Zone.PUBLIC
     models: frozenset[str] | None = None
 
+    def may_name(self, model: str) -> bool:
+        """Whether it may ask for that model. To others it looks as one that does not exist."""
+        return self.models is None or model in self.models
+
 
 @lean
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from gateway.core.events import Event, Finish, TextDelta, UsageReport
 from gateway.dialects.base import Answering
 from gateway.wire import fields
 from gateway.wire import openai_shapes as shapes
+from gateway.wire.sse import encode_comment, encode_data
 
 DEFAULT_MODEL = "auto"
 """llama.vim names no model."""
@@ -97,7 +98,7 @@ class InfillStream:
         match event:
             case TextDelta():
                 piece = {"index": 0, "content": event.text, "stop": False}
-                return shapes.event(orjson.dumps(piece))
+                return encode_data(orjson.dumps(piece))
             case Finish():
                 self._reason = event.reason
             case UsageReport():
@@ -107,13 +108,13 @@ class InfillStream:
         return b""
 
     def comment(self, text: str) -> bytes:
-        return shapes.comment(text)
+        return encode_comment(text)
 
     def error(self, error: TandemError) -> bytes:
-        return shapes.event(shapes.error_body(error))
+        return encode_data(shapes.error_body(error))
 
     def end(self) -> bytes:
-        return shapes.event(orjson.dumps(_final("", self._reason, self._usage, self._answering)))
+        return encode_data(orjson.dumps(_final("", self._reason, self._usage, self._answering)))
 
 
 def _named(body: Mapping[str, Any]) -> bool:

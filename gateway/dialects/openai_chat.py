@@ -28,6 +28,7 @@ from gateway.core.events import (
     UsageReport,
 )
 from gateway.dialects.base import Answering
+from gateway.dialects.openai_stream import NULL, OpenAIStream
 from gateway.wire import fields
 from gateway.wire import openai_shapes as shapes
 
@@ -54,9 +55,7 @@ class OpenAIChat:
 
     def decode(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> ChatRequest:
         fields.refuse_denied(body)
-        model = fields.text(body, "model")
-        if not model:
-            raise InvalidRequest("You must name a model.", param="model", code="missing_model")
+        model = fields.model(body)
         limit = fields.integer(body, "max_completion_tokens", 1)
         if limit is None:
             limit = fields.integer(body, "max_tokens", 1)
@@ -99,36 +98,22 @@ class OpenAIChat:
         return shapes.error_body(error)
 
 
-class ChatStream:
-    """One stream of chat.completion.chunk events.
+class ChatStream(OpenAIStream):
+    """One stream of chat.completion.chunk events; a choice's first one names its role."""
 
-    Only the delta differs from chunk to chunk, so the rest is serialised once.
-    """
+    OBJECT = "chat.completion.chunk"
+    BEFORE, AFTER = b'"delta":{', b"}"
 
     def __init__(self, answering: Answering, include_usage: bool) -> None:
-        head = {
-            "id": answering.id,
-            "object": "chat.completion.chunk",
-            "created": answering.created,
-            "model": answering.model,
-        }
-        self._head = b"data: " + orjson.dumps(head)[:-1] + b',"choices":['
-        self._tail = (b'],"usage":null}' if include_usage else b"]}") + b"\n\n"
-        self._include_usage = include_usage
+        super().__init__(answering, include_usage)
         self._begun: set[int] = set()
-        self._passing = False
 
-    def encode(self, event: Event) -> bytes:
-        if event.frame is not None or self._passing:
-            self._passing = True
-            if isinstance(event, UsageReport) and event.alone and not self._include_usage:
-                return b""
-            return event.frame or b""
+    def said(self, event: Event) -> bytes:
         match event:
             case TextDelta():
                 logprobs = orjson.dumps(_logprobs_json(event.logprobs))
                 content = b'"content":' + orjson.dumps(event.text)
-                return self._delta(event.choice, content, logprobs)
+                return self._delta(event.choice, content, NULL, logprobs)
             case ReasoningDelta():
                 return self._delta(event.choice, b'"reasoning_content":' + orjson.dumps(event.text))
             case RefusalDelta():
@@ -137,46 +122,20 @@ class ChatStream:
                 call = orjson.dumps([_call_delta(event)])
                 return self._delta(event.choice, b'"tool_calls":' + call)
             case Finish():
-                return self._chunk(event.choice, b"", orjson.dumps(event.reason))
-            case UsageReport() if self._include_usage:
-                usage = orjson.dumps(shapes.usage_json(event.usage))
-                return self._head + b'],"usage":' + usage + b"}\n\n"
+                return self._delta(event.choice, b"", orjson.dumps(event.reason))
+            case UsageReport():
+                return self.usage(event)
             case _:
                 return b""
 
-    def comment(self, text: str) -> bytes:
-        return shapes.comment(text)
-
-    def error(self, error: TandemError) -> bytes:
-        return shapes.event(shapes.error_body(error))
-
-    def end(self) -> bytes:
-        return shapes.DONE
-
-    def _delta(self, choice: int, delta: bytes, logprobs: bytes = b"null") -> bytes:
-        return self._chunk(choice, delta, b"null", logprobs)
-
-    def _chunk(self, choice: int, delta: bytes, finish: bytes, logprobs: bytes = b"null") -> bytes:
-        first = b""
-        if choice not in self._begun:
-            self._begun.add(choice)
-            first = self._frame(choice, b'"role":"assistant","content":""', b"null")
-        return first + self._frame(choice, delta, finish, logprobs)
-
-    def _frame(self, choice: int, delta: bytes, finish: bytes, logprobs: bytes = b"null") -> bytes:
-        return b"".join(
-            (
-                self._head,
-                b'{"index":%d,"delta":{' % choice,
-                delta,
-                b'},"logprobs":',
-                logprobs,
-                b',"finish_reason":',
-                finish,
-                b"}",
-                self._tail,
-            )
-        )
+    def _delta(
+        self, choice: int, delta: bytes, finish: bytes = NULL, logprobs: bytes = NULL
+    ) -> bytes:
+        if choice in self._begun:
+            return self.chunk(choice, delta, finish, logprobs)
+        self._begun.add(choice)
+        first = self.chunk(choice, b'"role":"assistant","content":""')
+        return first + self.chunk(choice, delta, finish, logprobs)
 
 
 def _messages(body: Mapping[str, Any], needs: set[Feature]) -> list[Message]:

@@ -13,6 +13,7 @@ from gateway.core.chat import ChatRequest, Completion, Endpoint, Feature, TokenL
 from gateway.core.errors import InvalidRequest, TandemError
 from gateway.core.events import Event, Finish, TextDelta, UsageReport
 from gateway.dialects.base import Answering
+from gateway.dialects.openai_stream import NULL, OpenAIStream
 from gateway.wire import fields
 from gateway.wire import openai_shapes as shapes
 
@@ -36,9 +37,7 @@ class OpenAICompletions:
 
     def decode(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> ChatRequest:
         fields.refuse_denied(body)
-        model = fields.text(body, "model")
-        if not model:
-            raise InvalidRequest("You must name a model.", param="model", code="missing_model")
+        model = fields.model(body)
         limit = fields.integer(body, "max_tokens", 0)
         sampling, needs = shapes.sampling(
             body, max_tokens=DEFAULT_MAX_TOKENS if limit is None else limit
@@ -99,66 +98,30 @@ class OpenAICompletions:
         return shapes.error_body(error)
 
 
-class CompletionStream:
+class CompletionStream(OpenAIStream):
     """One stream of text_completion events. `text` is always a string: Tabby panics otherwise."""
 
+    OBJECT = "text_completion"
+    BEFORE, AFTER = b'"text":', b""
+
     def __init__(self, answering: Answering, include_usage: bool) -> None:
-        head = {
-            "id": answering.id,
-            "object": "text_completion",
-            "created": answering.created,
-            "model": answering.model,
-        }
-        self._head = b"data: " + orjson.dumps(head)[:-1] + b',"choices":['
-        self._tail = (b'],"usage":null}' if include_usage else b"]}") + b"\n\n"
-        self._include_usage = include_usage
-        self._passing = False
+        super().__init__(answering, include_usage)
         self._logprobs: dict[int, Logprobs] = {}
 
-    def encode(self, event: Event) -> bytes:
-        if event.frame is not None or self._passing:
-            self._passing = True
-            if isinstance(event, UsageReport) and event.alone and not self._include_usage:
-                return b""
-            return event.frame or b""
+    def said(self, event: Event) -> bytes:
         match event:
             case TextDelta():
-                logprobs = b"null"
+                logprobs = NULL
                 if event.logprobs:
                     one = self._logprobs.setdefault(event.choice, Logprobs())
                     logprobs = orjson.dumps(one.json(event.logprobs))
-                return self._frame(event.choice, orjson.dumps(event.text), b"null", logprobs)
+                return self.chunk(event.choice, orjson.dumps(event.text), NULL, logprobs)
             case Finish():
-                return self._frame(event.choice, b'""', orjson.dumps(event.reason))
-            case UsageReport() if self._include_usage:
-                usage = orjson.dumps(shapes.usage_json(event.usage))
-                return self._head + b'],"usage":' + usage + b"}\n\n"
+                return self.chunk(event.choice, b'""', orjson.dumps(event.reason))
+            case UsageReport():
+                return self.usage(event)
             case _:
                 return b""
-
-    def comment(self, text: str) -> bytes:
-        return shapes.comment(text)
-
-    def error(self, error: TandemError) -> bytes:
-        return shapes.event(shapes.error_body(error))
-
-    def end(self) -> bytes:
-        return shapes.DONE
-
-    def _frame(self, choice: int, text: bytes, finish: bytes, logprobs: bytes = b"null") -> bytes:
-        return b"".join(
-            (
-                self._head,
-                b'{"index":%d,"text":' % choice,
-                text,
-                b',"logprobs":',
-                logprobs,
-                b',"finish_reason":',
-                finish,
-                b"}",
-                self._tail,
-            )
-        )
 
 
 class Logprobs:

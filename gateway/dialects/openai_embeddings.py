@@ -27,9 +27,7 @@ class OpenAIEmbeddings:
 
     def decode(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> ChatRequest:
         fields.refuse_denied(body)
-        model = fields.text(body, "model")
-        if not model:
-            raise InvalidRequest("You must name a model.", param="model", code="missing_model")
+        model = fields.model(body)
         if fields.boolean(body, "stream"):
             raise InvalidRequest("Embeddings are not streamed.", param="stream")
         if (fields.text(body, "encoding_format") or "float") not in FORMATS:

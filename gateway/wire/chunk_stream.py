@@ -14,8 +14,10 @@ import orjson
 
 from gateway.core.events import Event, ReasoningDelta, TextDelta
 from gateway.wire.inline_reasoning import InlineReasoning
-from gateway.wire.openai import ChunkReader, Malformed, Reported, read_error
+from gateway.wire.openai import ChunkReader
+from gateway.wire.openai_errors import Reported, read_error
 from gateway.wire.sse import DONE, SseDecoder, SseFrame
+from gateway.wire.upstream_json import Malformed
 
 # What a JSON string may hold between its quotes, short of \u escapes: half of a surrogate pair
 # would be no text, so frames that have one are parsed.

@@ -30,6 +30,14 @@ def refuse_denied(body: Body) -> None:
         )
 
 
+def model(body: Body) -> str:
+    """The model that is asked for. Raises InvalidRequest if none is named."""
+    name = text(body, "model")
+    if not name:
+        raise InvalidRequest("You must name a model.", param="model", code="missing_model")
+    return name
+
+
 def wrong_type(name: str, wanted: str, value: object) -> InvalidRequest:
     return InvalidRequest(
         f"{name!r} must be {wanted}, not {_kind(value)}.", param=name, code="invalid_type"

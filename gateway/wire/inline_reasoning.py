@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import orjson
 
-from gateway.wire.openai import parse_object
+from gateway.wire.upstream_json import parse_object
 
 OPEN: Final = "<think>"
 CLOSE: Final = "</think>"

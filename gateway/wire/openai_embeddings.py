@@ -9,7 +9,9 @@ import orjson
 
 from gateway.core.chat import Completion
 from gateway.wire import vectors
-from gateway.wire.openai import Malformed, Reported, error_of, parse_object, usage_of
+from gateway.wire.openai_errors import Reported, error_of
+from gateway.wire.openai_usage import usage_of
+from gateway.wire.upstream_json import Malformed, parse_object
 
 
 def read_embeddings(data: bytes, count: int) -> tuple[Completion, frozenset[str]]:

@@ -161,11 +161,3 @@ def error_json(error: TandemError) -> Mapping[str, Any]:
             **error.details,
         }
     }
-
-
-def event(data: bytes) -> bytes:
-    return b"data: " + data + b"\n\n"
-
-
-def comment(text: str) -> bytes:
-    return b": " + text.replace("\n", " ").encode() + b"\n\n"

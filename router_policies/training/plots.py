@@ -7,7 +7,7 @@ from html import escape
 
 Points = Sequence[tuple[float, float]]
 
-WIDE, HIGH, LEFT, BELOW, ABOVE, RIGHT = 460, 300, 46, 34, 10, 12
+WIDE, HIGH, LEFT, BELOW, ABOVE, RIGHT = 480, 300, 62, 34, 10, 16
 COLOURS = ("#1b6ca8", "#c2571a", "#8a8f98", "#2e8b57", "#8e44ad")
 
 
@@ -39,8 +39,8 @@ def lines(
         _, at = place((least[0], y)).split(",")
         drawn.append(
             f'<line class="grid" x1="{LEFT}" x2="{WIDE - RIGHT}" y1="{at}" y2="{at}"/>'
-            f'<text x="{LEFT - 5}" y="{float(at) + 4:.0f}" text-anchor="end">{y:g}</text>'
-            f'<text x="{left}" y="{float(low) + 14:.0f}" text-anchor="middle">{x:g}</text>'
+            f'<text x="{LEFT - 5}" y="{float(at) + 4:.0f}" text-anchor="end">{y:.3g}</text>'
+            f'<text x="{left}" y="{float(low) + 14:.0f}" text-anchor="middle">{x:.3g}</text>'
         )
     for number, (name, points) in enumerate(series.items()):
         colour = COLOURS[number % len(COLOURS)]
@@ -50,9 +50,12 @@ def lines(
             f'<text x="{LEFT + 8}" y="{ABOVE + 14 + 14 * number}" fill="{colour}">'
             f"{escape(name)}</text>"
         )
+    middle = ABOVE + inner_high // 2
     drawn.append(
         f'<text x="{LEFT + inner_wide / 2:.0f}" y="{HIGH - 4}" text-anchor="middle">'
-        f"{escape(across)}</text></svg>"
+        f"{escape(across)}</text>"
+        f'<text x="14" y="{middle}" text-anchor="middle" transform="rotate(-90 14 {middle})">'
+        f"{escape(up)}</text></svg>"
     )
     return "".join(drawn)
 

@@ -7,7 +7,7 @@ import pytest
 
 from backends.discovery import Served, served
 from gateway.core.chat import Feature
-from gateway.wire.openai import Malformed
+from gateway.wire.upstream_json import Malformed
 
 
 def find(model: str, *entries: Any) -> Served | None:

@@ -13,7 +13,8 @@ import pytest
 
 from backends import BACKENDS
 from backends.base import Backend, Resources
-from gateway.companion import CompanionEndpoint, resolver
+from gateway.companion import CompanionEndpoint
+from gateway.companion_open import resolver
 from gateway.core.chat import ChatRequest
 from gateway.core.errors import LocalUnavailable, TandemError
 from gateway.core.events import (

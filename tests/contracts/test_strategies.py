@@ -18,7 +18,8 @@ import pytest
 from backends.base import Backend, Resources
 from backends.speculative.backend import SpeculativeBackend, SpeculativeOptions
 from backends.speculative.rung import Rung
-from gateway.companion import CompanionEndpoint, resolver
+from gateway.companion import CompanionEndpoint
+from gateway.companion_open import resolver
 from gateway.core.chat import ChatRequest, Completion
 from gateway.core.errors import AuthenticationFailed, LocalUnavailable, TandemError, UpstreamError
 from gateway.core.events import (

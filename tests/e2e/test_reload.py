@@ -13,11 +13,12 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.config import loads
+from gateway.config import load, loads
 from gateway.core.registry import UnknownName
 from gateway.core.routing import Zone
 from gateway.limits.keys import create
 from gateway.reload import Reloader
+from tests.fakes.artifact import save
 from tests.fakes.process import serve
 from tests.fakes.running import Running, running
 from tests.fakes.upstream import DONE, Conversation, FakeUpstream, chunk, finish
@@ -225,5 +226,55 @@ def test_row_40_the_error_has_its_line(tmp_path: Path, caplog: pytest.LogCapture
         assert told == ["error"]
         assert f"{path}:2:1" in caplog.text
         assert "did you mean" in caplog.text
+
+    asyncio.run(scenario())
+
+
+def test_another_artifact_in_its_place_is_in_force(tmp_path: Path) -> None:
+    """The files that the router section names are watched, too: a new artifact is taken up without
+    a word to the gateway, and a damaged one leaves the last good one in force."""
+    config = tmp_path / "tandem.yaml"
+    text = yaml("http://127.0.0.1:9/v1", "a") + (
+        "models: {mine: {candidates: [a], policy: [learned]}}\n"
+        f"router: {{artifact: {save(tmp_path / 'art')}}}\n"
+    )
+    config.write_text(text)
+
+    async def scenario() -> None:
+        async with running(text, KEY="k") as at:
+            told: list[str] = []
+
+            def digest() -> str:
+                artifact = at.gateway.config.router.artifact
+                return "" if artifact is None else artifact.digest
+
+            async def until(outcomes: list[str]) -> None:
+                async with asyncio.timeout(20):
+                    while told[-len(outcomes) :] != outcomes:
+                        await asyncio.sleep(0.01)
+
+            reloader = Reloader(
+                config,
+                read=lambda: load(config, {"KEY": "k"}),
+                apply=at.gateway.reload,
+                told=told.append,
+                beside=lambda: at.gateway.config.router.files,
+            )
+            watch = asyncio.create_task(reloader.run())
+            try:
+                first = digest()
+                save(tmp_path / "art", seed=5)
+                await until(["ok"])
+                second = digest()
+                assert second != first
+                (tmp_path / "art" / "router.npz").write_bytes(b"junk")
+                await until(["ok", "error"])
+                assert digest() == second
+                save(tmp_path / "art", seed=6)
+                await until(["error", "ok"])
+                assert digest() not in (first, second)
+            finally:
+                watch.cancel()
+                await asyncio.gather(watch, return_exceptions=True)
 
     asyncio.run(scenario())

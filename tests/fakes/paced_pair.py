@@ -23,7 +23,8 @@ from backends.speculative.backend import SpeculativeBackend, SpeculativeOptions
 from backends.speculative.client import Session
 from backends.speculative.controller import never_idle_in_passes, never_idle_rate, sync_rate
 from backends.speculative.transport import Transport, WebSocketTransport
-from gateway.companion import CompanionEndpoint, resolver
+from gateway.companion import CompanionEndpoint
+from gateway.companion_open import resolver
 from gateway.core.events import SpeculationReport, TextDelta
 from gateway.core.exchange import Call, Caller
 from gateway.dialects.openai_completions import OpenAICompletions

@@ -15,7 +15,8 @@ from websockets.exceptions import ConnectionClosedOK, InvalidStatus
 
 from backends.speculative.seams import Ended
 from backends.speculative.session import PATH, Open
-from gateway.companion import CompanionEndpoint, read_open, resolver
+from gateway.companion import CompanionEndpoint
+from gateway.companion_open import read_open, resolver
 from gateway.core.chat import Endpoint, Feature, Sampling
 from gateway.core.errors import AuthenticationFailed, Forbidden, NotFound
 from gateway.core.exchange import Caller

@@ -16,8 +16,9 @@ from gateway.explain import explain
 from gateway.ledger import counterfactual
 from gateway.metrics import Metrics
 from gateway.token_pace import TokenPaces
-from router_policies.base import Mode, Rule
+from router_policies.base import Mode, Rule, Settings
 from router_policies.conditions import ALWAYS
+from router_policies.rules import RulesPolicy
 from tests.fakes.faults import ok
 from tests.fakes.fronting import Front, fronting, run
 from tests.fakes.harness import Harness, exchange
@@ -156,8 +157,10 @@ def test_the_others_have_their_price_and_time() -> None:
     assert (second["cost_usd"], second["ttft_ms"], second["duration_ms"]) == (None, None, None)
 
 
-def test_matching_rules_are_named() -> None:
-    """All that match are told; of those with `use:` the first decides."""
+@pytest.mark.parametrize(("model", "asks"), [("auto", True), ("deaf", False), ("a", False)])
+def test_matching_rules_are_named(model: str, asks: bool) -> None:
+    """All that match are told; of those with `use:` the first decides, and none does for a pin or
+    an alias that does not ask rules."""
     harness = Harness([ScriptedBackend(upstream("a"), saying("x"))])
     planner = harness.pipeline.planner
     rules = (
@@ -166,15 +169,18 @@ def test_matching_rules_are_named() -> None:
         Rule(name="two", when=ALWAYS, use="b"),
         Rule(name="three", when=ALWAYS, locality=Zone.ORGANISATION),
     )
-    planner.rulebook = replace(planner.rulebook, rules=rules)
+    deaf = planner.rulebook.aliases["auto"]
+    asking = replace(deaf, policy=RulesPolicy(Settings(rules=rules)))
+    aliases = {"auto": asking, "deaf": deaf}
+    planner.rulebook = replace(planner.rulebook, rules=rules, aliases=aliases)
 
     async def story() -> dict[str, Any]:
         await harness.fleet.look()
-        return await explain(planner, exchange())
+        return await explain(planner, exchange(model=model))
 
     assert run_story(story())["rules"] == [
         {"rule": "none", "mode": "observe", "use": "b", "decides": False},
-        {"rule": "one", "mode": "enforce", "use": "a", "decides": True},
+        {"rule": "one", "mode": "enforce", "use": "a", "decides": asks},
         {"rule": "two", "mode": "enforce", "use": "b", "decides": False},
         {"rule": "three", "mode": "enforce", "locality": "organisation"},
     ]

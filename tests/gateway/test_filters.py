@@ -13,13 +13,12 @@ from gateway.core.errors import (
     ContextExceeded,
     InvalidRequest,
     LocalUnavailable,
-    NotFound,
     Unavailable,
     Unsupported,
 )
 from gateway.core.exchange import Caller
 from gateway.core.routing import Candidate, Rejection, Tier, Upstream, Zone
-from gateway.filters import MIN_BITS, Reason, admit, ask_count, min_bits, refusal, resolve, visible
+from gateway.filters import MIN_BITS, Reason, admit, ask_count, min_bits, refusal
 
 CHAT = frozenset({Feature.CHAT})
 ANYONE = Caller()
@@ -51,50 +50,6 @@ def candidate(name: str = "a", *, healthy: bool = True, **changes: Any) -> Candi
 def reasons(asked: ChatRequest, *candidates: Candidate, **counted: int) -> dict[str, str]:
     _, rejected = admit(asked, candidates, Zone.PUBLIC, ANYONE, counted)
     return {rejection.upstream: rejection.reason for rejection in rejected}
-
-
-class Entry:
-    def __init__(self, *candidates: str) -> None:
-        self.candidates = candidates
-
-
-ALIASES = {"auto": Entry("a", "b"), "local": Entry("a")}
-
-
-def test_a_name_is_an_alias_or_a_pin() -> None:
-    """An alias brings its upstreams in order; an upstream's own name brings itself alone."""
-    assert resolve("auto", ALIASES, {"a", "b"}, ANYONE) == ("auto", ("a", "b"))
-    assert resolve("b", ALIASES, {"a", "b"}, ANYONE) == (None, ("b",))
-
-
-def test_unknown_and_forbidden_look_the_same() -> None:
-    """OpenAI's words and code, whether the model is not there or not the key's."""
-    limited = Caller(models=frozenset({"local"}))
-    told = []
-    for name, caller in [("auto", limited), ("a", limited), ("nothing-like-it", ANYONE)]:
-        with pytest.raises(NotFound) as caught:
-            resolve(name, ALIASES, {"a", "b"}, caller)
-        error = caught.value
-        assert (error.status, error.code, error.param) == (404, "model_not_found", "model")
-        told.append(error.message.replace(f"`{name}`", "`NAME`"))
-    assert len(set(told)) == 1
-    assert "does not exist or you do not have access to it" in told[0]
-
-
-def test_a_misspelt_model_gets_a_hint_of_ones_own() -> None:
-    """The likely name is offered, but never one that the key may not use."""
-    with pytest.raises(NotFound, match="Did you mean 'local'"):
-        resolve("lcoal", ALIASES, set(), ANYONE)
-    with pytest.raises(NotFound) as caught:
-        resolve("lcoal", ALIASES, set(), Caller(models=frozenset({"auto"})))
-    assert "local'" not in caught.value.message
-
-
-def test_a_key_sees_its_models() -> None:
-    """What a listing shows is what `resolve` lets through."""
-    limited = Caller(models=frozenset({"local", "b"}))
-    assert visible(ALIASES, ["a", "b"], limited) == ("local", "b")
-    assert visible(ALIASES, ["a", "b"], ANYONE) == ("auto", "local", "a", "b")
 
 
 def test_each_filter_names_its_reason() -> None:

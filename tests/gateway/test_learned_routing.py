@@ -88,6 +88,29 @@ def test_a_share_is_kept_end_to_end() -> None:
     run(scenario())
 
 
+def test_a_kept_answer_counts_for_nothing() -> None:
+    """What the cache answers, or `only-if-cached` refuses, reached nobody: the share is of what
+    was asked."""
+
+    async def scenario() -> None:
+        async with (
+            FakeUpstream(briefly) as upstream,
+            running(yaml(upstream.base_url, ", cloud_share: 1.0")) as at,
+        ):
+            body = {"model": "mine", "temperature": 0, "stream": True}
+            body |= {"messages": [{"role": "user", "content": HARD.format(1)}]}
+            tiers = []
+            for headers in ({}, {}, {}, {"cache-control": "no-cache, only-if-cached"}):
+                path = "/v1/chat/completions"
+                answer = await at.http.post(path, json=body, headers=headers)
+                tiers.append(answer.headers.get("x-tandem-tier"))
+            assert tiers == ["cloud", "cache", "cache", None]
+            state = (await at.http.get("/v1/router")).json()["aliases"]["mine"]
+            assert (state["requests"], state["cloud_share_lately"]) == (1, 1.0)
+
+    run(scenario())
+
+
 def test_new_words_are_left_to_the_next_policy() -> None:
     """Without a share to keep, a prompt in an unknown tongue gets the operator's order."""
 
@@ -228,6 +251,19 @@ def test_mistakes_have_their_line(alias: str, router: str, message: str) -> None
     """What is wrong with the learned policy's keys or files is said with its line."""
     with pytest.raises(ConfigError, match=message):
         read(alias, router)
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["cloud_share: 0.3", "spend_cap_usd_per_hour: 1", "prefer: cheap", "weights: {price: 1}"],
+)
+def test_what_nobody_would_heed_is_a_mistake(said: str) -> None:
+    """A share, a cap or weights on an alias without the learned policy would do nothing: refused,
+    with its line, instead of a spending cap that caps nothing."""
+    text = BASE.replace("[learned]", "[rules, static]") % (f", {said}", "{}")
+    key = said.partition(":")[0]
+    with pytest.raises(ConfigError, match=rf"t.yaml:5:.*mine.{key}: {key} is for .*`learned`"):
+        loads(text, env={}, source="t.yaml")
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"abilities": 3}', '{"abilities": {"near": {}}}',

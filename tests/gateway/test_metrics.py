@@ -14,7 +14,8 @@ from backends.rate_limits import Limit, RateLimits
 from gateway.core.chat import Usage
 from gateway.core.exchange import Attempt, ExchangeRecord, RecordDraft
 from gateway.core.routing import Tier
-from gateway.metrics import OUTCOMES, Metrics
+from gateway.metrics import Metrics
+from gateway.record_series import OUTCOMES
 from gateway.vitals import DependencyVitals, EngineVitals, Vitals
 from tests.fakes.clock import FakeClock
 

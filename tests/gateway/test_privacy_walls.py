@@ -35,9 +35,9 @@ from gateway.detect.detector import PatternDetector
 from gateway.detect.patterns import patterns
 from gateway.explain import explain
 from gateway.fleet import Fleet
-from gateway.generation import rulebook
 from gateway.pipeline import Pipeline
 from gateway.plan import Planner
+from gateway.rulebook import rulebook
 from tests.fakes.harness import Kept, exchange, run
 from tests.fakes.scripted import ScriptedBackend, saying, upstream
 
@@ -87,6 +87,8 @@ POLICIES = (
 def configs(draw: st.DrawFn, zones: dict[str, str]) -> dict[str, Any]:
     """Sections of a configuration over the same upstreams."""
     rules = draw(st.lists(RULE, max_size=4))
+    policy = draw(st.sampled_from(POLICIES))
+    preferences = ["cheap", "fast", "quality", None] if "learned" in policy else [None]
     return {
         "upstreams": {
             name: {
@@ -103,9 +105,9 @@ def configs(draw: st.DrawFn, zones: dict[str, str]) -> dict[str, Any]:
         "models": {
             "auto": {
                 "candidates": draw(st.permutations(EVERYBODY))[: draw(st.integers(1, 6))],
-                "policy": draw(st.sampled_from(POLICIES)),
+                "policy": policy,
                 "deadline": draw(st.sampled_from(["1s", None])),
-                "prefer": draw(st.sampled_from(["cheap", "fast", "quality", None])),
+                "prefer": draw(st.sampled_from(preferences)),
             },
             "other": {"candidates": draw(LISTED)},
         },

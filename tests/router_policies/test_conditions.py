@@ -104,6 +104,8 @@ def test_header_names_have_no_case() -> None:
         ("model == 'a'", (), "mapping"),
         ({"header.authorization": "x"}, ("header.authorization",), "credential"),
         ({"header.": "x"}, ("header.",), "unknown fact"),
+        ({"header.x team": "x"}, ("header.x team",), "unknown fact"),
+        ({"header.x-team:": "x"}, ("header.x-team:",), "unknown fact"),
     ],
 )
 def test_a_mistake_is_found_at_load(raw: object, path: tuple[str | int, ...], part: str) -> None:

@@ -17,7 +17,7 @@ from backends.speculative.strategies.fanout_wire import read_round, round_body, 
 from gateway.core.chat import Usage
 from gateway.core.errors import UpstreamBroken, UpstreamRejected
 from gateway.core.exchange import Call
-from gateway.wire.openai import usage_of
+from gateway.wire.openai_usage import usage_of
 
 CANARY = (
     "Tandem: naïve façade, Ærøskøbing, 東京, привет, مرحبا, 🙂👩‍🚀 e\u0301\u200b\n\n"

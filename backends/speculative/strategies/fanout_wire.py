@@ -14,7 +14,7 @@ from typing import Any
 
 from backends.speculative.strategies.base import Surprise
 from gateway.core.chat import Usage
-from gateway.wire.openai import usage_of
+from gateway.wire.openai_usage import usage_of
 
 MOST_IDS = 64 * 1024
 """Ids in one request: beyond it, writing the prefix down costs more than drafts bring."""

@@ -15,7 +15,7 @@ from backends.speculative.strategies.base import Bill, Surprise
 from gateway.core.chat import Usage
 from gateway.core.errors import UpstreamRejected
 from gateway.core.exchange import Call
-from gateway.wire.openai import usage_of
+from gateway.wire.openai_usage import usage_of
 
 QUESTION = "Count from one to ten in words, separated by commas. Say nothing else."
 OTHER = "A grey heron stands in the shallow water and waits for a fish to come by."

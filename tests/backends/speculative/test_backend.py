@@ -22,7 +22,8 @@ from backends.speculative.controller import PROBE_TOKENS, Estimates, Span
 from backends.speculative.known import Kind, Known
 from backends.speculative.seams import Ended
 from backends.speculative.session import Commit, Failure, Opened, pack
-from gateway.companion import CompanionEndpoint, resolver
+from gateway.companion import CompanionEndpoint
+from gateway.companion_open import resolver
 from gateway.core.chat import ChatRequest, Feature
 from gateway.core.errors import AuthenticationFailed, EngineFailed, LocalUnavailable, UpstreamBroken
 from gateway.core.events import Event, Finish, SpeculationReport, TextDelta, UsageReport, collect

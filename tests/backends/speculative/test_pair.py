@@ -28,7 +28,8 @@ from backends.openai import OpenAIBackend, OpenAIOptions
 from backends.speculative.backend import SpeculativeBackend, SpeculativeOptions
 from backends.speculative.client import NoSession, Session, session_url
 from backends.speculative.session import Open
-from gateway.companion import CompanionEndpoint, resolver
+from gateway.companion import CompanionEndpoint
+from gateway.companion_open import resolver
 from gateway.core.chat import ChatRequest
 from gateway.core.events import (
     Event,

@@ -34,7 +34,8 @@ from backends.speculative.session import (
     Resume,
 )
 from backends.speculative.transport import PostTransport, WebSocketTransport
-from gateway.companion import CompanionEndpoint, resolver
+from gateway.companion import CompanionEndpoint
+from gateway.companion_open import resolver
 from gateway.core.errors import UpstreamBroken
 from gateway.core.exchange import Call, Caller
 from gateway.core.routing import Zone

@@ -14,7 +14,8 @@ from backends.openai_options import OpenAIOptions
 from backends.speculative.backend import SpeculativeBackend, SpeculativeOptions
 from backends.speculative.spare import Spare
 from backends.speculative.transport import NoSession, WebSocketTransport, session_url
-from gateway.companion import CompanionEndpoint, resolver
+from gateway.companion import CompanionEndpoint
+from gateway.companion_open import resolver
 from gateway.core.events import SpeculationReport, TextDelta
 from gateway.core.exchange import Call, Caller
 from gateway.dialects.openai_completions import OpenAICompletions

@@ -30,7 +30,8 @@ from backends.speculative.session import (
     pack,
 )
 from backends.speculative.text_line import TextLine
-from gateway.companion import CompanionEndpoint, resolver
+from gateway.companion import CompanionEndpoint
+from gateway.companion_open import resolver
 from gateway.core.chat import ChatRequest, Feature
 from gateway.core.events import Finish, SpeculationReport, TextDelta, UsageReport
 from gateway.core.exchange import Call, Caller

@@ -85,6 +85,36 @@ def test_explain_shows_the_error_a_client_would_get(tmp_path: Path) -> None:
     assert tandem("route", "explain", "-c", path, given="{", KEY="k").returncode == 2
 
 
+def test_explain_can_be_asked_as_a_key(tmp_path: Path) -> None:
+    """With a key in a header it explains what that key's requests get; a wrong one is the 401 that
+    a client would see, and a header without a colon is a mistake of the command line."""
+    keys = f'keys: [{{digest: "sha256:{digest_of("tdm-mine")}", zone: machine}}]\n'
+    command = ("route", "explain", "-c", config(tmp_path, CONFIG + keys), "--header")
+    done = tandem(*command, "Authorization: Bearer tdm-mine", given=request(), KEY="k")
+    assert "zone      machine" in done.stdout and "not to    far: zone" in done.stdout, done.stderr
+    wrong = tandem(*command, "Authorization: Bearer tdm-other", given=request(), KEY="k")
+    assert wrong.returncode == 2 and "401" in wrong.stderr
+    typo = tandem(*command, "x-team radiology", given=request(), KEY="k")
+    assert typo.returncode == 2 and "a header is NAME:VALUE" in typo.stderr
+
+
+def test_explain_writes_nothing(tmp_path: Path) -> None:
+    """A dry run opens no label log: neither one that it would create, nor one that it could not."""
+    for log in ("labels.jsonl", "nowhere/labels.jsonl"):
+        path = config(tmp_path, f"{CONFIG}router: {{labels: {{path: {log}}}}}\n")
+        done = tandem("route", "explain", "-c", path, given=request(), KEY="k")
+        assert done.returncode == 0, done.stderr
+        assert [each.name for each in tmp_path.iterdir()] == ["tandem.yaml"]
+
+
+def test_a_label_log_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    """`tandem serve` says which file and key it is, and exits 2."""
+    path = config(tmp_path, f"{CONFIG}router: {{labels: {{path: nowhere/log}}}}\n")
+    done = tandem("serve", "-c", path, "--port", "0", KEY="k")
+    assert done.returncode == 2
+    assert "router.labels.path: cannot write" in done.stderr and "nowhere/log" in done.stderr
+
+
 def test_explain_shows_who_shares_the_load(tmp_path: Path) -> None:
     """A balanced group is shown with each one's share, and how the first was picked."""
     text = """

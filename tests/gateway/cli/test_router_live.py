@@ -8,10 +8,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from gateway.cli.router_live import probe, run_shadow
 from gateway.config import load
+from gateway.limits.keys import digest_of
 from router_policies.training.probe import tasks
 from tests.fakes.artifact import save
 from tests.fakes.harness import run
@@ -92,16 +94,21 @@ def test_who_knows_more_is_abler_and_asked_once(tmp_path: Path) -> None:
 def test_who_does_not_answer_is_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An upstream that is down gets no ability, and the others are measured all the same."""
+    """An upstream that is down gets no ability, and why is said; the others are measured all the
+    same, and nobody takes their answers for clients' labels."""
 
     async def scenario() -> None:
         async with FakeUpstream(knowing(0.5)) as able:
             (tmp_path / "abilities.json").write_text('{"abilities": {}}')
-            config(tmp_path, able.base_url, "http://127.0.0.1:9/v1")
+            path = config(tmp_path, able.base_url, "http://127.0.0.1:9/v1")
+            text = path.read_text().replace("json}", "json, labels: {path: labels.jsonl}}")
+            path.write_text(text)
             assert set(await probe(arguments(tmp_path, tasks=10))) == {"able"}
 
     run(scenario())
-    assert "poor: gave no answer" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "poor: gave no answer, left out (" in said and "connect" in said
+    assert not (tmp_path / "labels.jsonl").exists()
 
 
 def test_an_unknown_upstream_is_named(tmp_path: Path) -> None:
@@ -134,3 +141,33 @@ def test_shadow_shows_what_the_other_would_have_done(
     shown = capsys.readouterr().out
     assert shown.startswith("mine") and "the same side" in shown
     assert json.loads((other / "manifest.json").read_text())["schema"] == 1
+
+
+def test_shadow_comes_in_with_a_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where keys are needed the command says so in one line, and takes one from the environment;
+    the admin port needs none, and what is no gateway is one line, too."""
+    other = save(tmp_path / "other")
+
+    async def scenario() -> None:
+        async with FakeUpstream(knowing(0.5)) as upstream:
+            text = config(tmp_path, upstream.base_url, upstream.base_url).read_text()
+            text = text.replace("abilities: abilities.json", f"shadow: {other}")
+            text += f'keys: [{{digest: "sha256:{digest_of("tdm-mine")}"}}]\n'
+            async with running(text) as at:
+                given = argparse.Namespace(url=f"http://127.0.0.1:{at.port}")
+                monkeypatch.delenv("TANDEM_API_KEY", raising=False)
+                with pytest.raises(OSError, match="needs a key: set TANDEM_API_KEY"):
+                    await asyncio.to_thread(run_shadow, given)
+                monkeypatch.setenv("TANDEM_API_KEY", "tdm-mine")
+                assert await asyncio.to_thread(run_shadow, given) == 0
+                operators = httpx.ASGITransport(at.gateway.admin())
+                async with httpx.AsyncClient(transport=operators, base_url="http://x") as admin:
+                    assert (await admin.get("/v1/router")).json()["aliases"]["mine"]["shadow"]
+                given.url = f"http://127.0.0.1:{at.port}/nowhere"
+                with pytest.raises(OSError, match="404; is it a gateway"):
+                    await asyncio.to_thread(run_shadow, given)
+
+    run(scenario())
+    assert "0 requests" in capsys.readouterr().out

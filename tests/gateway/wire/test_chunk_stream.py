@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from gateway.core.events import Event, Finish, Frame, ReasoningDelta, TextDelta, UsageReport
 from gateway.wire.chunk_stream import ChunkStream
-from gateway.wire.openai import ChunkReader, Malformed, Reported
+from gateway.wire.openai import ChunkReader
+from gateway.wire.openai_errors import Reported
 from gateway.wire.sse import DONE, FrameTooLarge, SseDecoder
+from gateway.wire.upstream_json import Malformed
 
 HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
 

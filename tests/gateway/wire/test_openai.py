@@ -16,14 +16,9 @@ from gateway.core.events import (
     ToolCallDelta,
     UsageReport,
 )
-from gateway.wire.openai import (
-    ChunkReader,
-    Malformed,
-    Reported,
-    error_of,
-    read_document,
-    read_error,
-)
+from gateway.wire.openai import ChunkReader, read_document
+from gateway.wire.openai_errors import Reported, error_of, read_error
+from gateway.wire.upstream_json import Malformed
 
 
 def read(*chunks: Any) -> list[Event]:

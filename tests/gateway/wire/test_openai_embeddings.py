@@ -10,8 +10,9 @@ import pytest
 
 from gateway.core.chat import Completion, Usage
 from gateway.wire import vectors
-from gateway.wire.openai import Malformed, Reported
 from gateway.wire.openai_embeddings import read_embeddings, write_embeddings
+from gateway.wire.openai_errors import Reported
+from gateway.wire.upstream_json import Malformed
 
 ONE, TWO = vectors.pack([1.0, 0.0]), vectors.pack([0.5, -0.25])
 
