@@ -1,8 +1,9 @@
 """Speculation as a Backend: a local model drafts, a companion's target answers.
 
 The answer is the target's own, token for token (DESIGN 2.5); what drafting adds is speed, and the
-controller ends it where it does not. Where no session comes about, the same request goes to the
-target over plain HTTP, before the client has seen a byte.
+controller ends it where it does not. Where no session comes about, or where it could bring nothing
+and the target's passes are so short that it would cost, the same request goes to the target over
+plain HTTP, before the client has seen a byte.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from backends.openai import OWN_DIALECTS, OpenAIBackend
 from backends.openai_options import OpenAIOptions
 from backends.profiles import Profile, Surface
 from backends.speculative.client import NoSession, Session, session_url
-from backends.speculative.controller import LEAST_CHANCE, ON_GAIN, Estimates
+from backends.speculative.controller import LEAST_CHANCE, ON_GAIN, Estimates, Observation, Span
 from backends.speculative.cost import Work, usd_delta
 from backends.speculative.coupling import guessing
 from backends.speculative.draft import Drafter
@@ -46,7 +47,7 @@ from backends.speculative.transport import WebSocketTransport
 from gateway.core import quantity
 from gateway.core.chat import ChatRequest, Endpoint, Feature
 from gateway.core.errors import TandemError, UpstreamBroken
-from gateway.core.events import Event, SpeculationReport, is_content
+from gateway.core.events import Event, SpeculationReport, UsageReport, is_content
 from gateway.core.exchange import Call
 from gateway.core.routing import Tier, Upstream
 
@@ -241,7 +242,13 @@ class SpeculativeBackend:
         return self._over_session(request, call)
 
     async def _over_session(self, request: ChatRequest, call: Call) -> AsyncGenerator[Event, None]:
-        shown = False
+        kind, shown = Kind.of(request), False
+        if not (self.options.always or self.known.of(kind).needs_session):
+            yield SpeculationReport(strategy="stream;off", gain=1.0, usd_delta=0.0)
+            async with aclosing(self._measured(kind, request, call)) as plain:
+                async for event in plain:
+                    yield event
+            return
         try:
             answer = await self._begin(request, call)
         except NoSession as refusal:
@@ -261,12 +268,32 @@ class SpeculativeBackend:
                 await answer.aclose()
                 if self._spare is not None and answer.by_socket:
                     self._spare.prepare()
-                self.known = self.known.after(Kind.of(request), answer.observation())
+                self.known = self.known.after(kind, answer.observation())
         # Said first, for the events that follow may be the target's own frames throughout.
         yield SpeculationReport(strategy=f"stream;{why}")
         async with aclosing(self._target.stream(request, call)) as plain:
             async for event in plain:
                 yield event
+
+    async def _measured(
+        self, kind: Kind, request: ChatRequest, call: Call
+    ) -> AsyncGenerator[Event, None]:
+        """The target alone, over plain HTTP: what this takes is what drafting has to beat."""
+        began = ended = self._clock()
+        begun, tokens = False, 0
+        try:
+            async with aclosing(self._target.stream(request, call)) as plain:
+                async for event in plain:
+                    if is_content(event):
+                        ended = self._clock()
+                        began, begun = began if begun else ended, True
+                    elif isinstance(event, UsageReport):
+                        # The first one came before the clock ran.
+                        tokens = event.usage.completion_tokens - 1
+                    yield event
+        finally:
+            alone = Span(tokens=tokens, seconds=ended - began, passes=tokens)
+            self.known = self.known.after(kind, Observation(plain=alone))
 
     async def count(self, request: ChatRequest) -> int | None:
         return await self._target.count(request)

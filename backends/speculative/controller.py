@@ -45,6 +45,9 @@ BELIEVED = (0.25, 2.0)
 SUMMED_PASSES = 1024
 """Of a cycle, one by one: this runs on the event loop, and acceptance comes as close to 1 as drafts
 that always hold take it."""
+SHORT_PASS_S = 0.008
+"""A session costs some 0.15 ms of processor time a token more than frames that pass as they come:
+nothing beside a longer pass than this, and up to a tenth of one of 2 ms."""
 LEAST_CHANCE = 0.05
 """Below this nobody drafts, even where verifying is free: it would only make heat."""
 
@@ -289,6 +292,16 @@ class Estimates:
             return PROBE_TOKENS if self.since_probe >= REFRESH else None
         wanted = expected is not None and expected >= ON_GAIN and self.since_probe >= SOONEST
         return PROBE_TOKENS if wanted or self.since_probe >= self.pause else 0
+
+    @property
+    def needs_session(self) -> bool:
+        """Whether the next answer should be a session's: to draft, to find out, or because it costs
+        nothing beside the target's passes and watches the link."""
+        if self.draft_tokens() != 0 or self.target_s is None or self.target_s >= SHORT_PASS_S:
+            return True
+        expected = self.expected_gain
+        known = self.gain is not None or (expected is not None and expected < ON_GAIN)
+        return not known
 
     def ahead(self, limit: int, *, unmeasured: int | None = None) -> int:
         """How many tokens to draft beyond what is settled; 0 where no width pays."""

@@ -114,7 +114,9 @@ def _acceptance(found: Comparison) -> str:
 
 
 def _drafting(found: Comparison) -> str:
-    without = [each for each in found.strategies if each.startswith("stream;")]
+    # "stream;off" is the controller's own doing, and is told below.
+    streamed = {each for each in found.strategies if each.startswith("stream;")}
+    without = sorted(streamed - {"stream;off"})
     if without:
         return f"no session with the companion ({', '.join(without)}): plain streaming served"
     if found.drafting == found.pairs:

@@ -281,6 +281,29 @@ def test_leaving_stops_target_and_drafter() -> None:
 PLAIN = sse(chunk("plain"), finish(), usage(2, 1), DONE)
 
 
+def test_where_short_passes_make_drafting_lose_no_session_is_paid_for() -> None:
+    """The target streams alone, which is measured; after some answers a session is asked for."""
+
+    async def scenario() -> None:
+        losing = Estimates(
+            drafting=Span(tokens=100, seconds=0.2), plain=Span(tokens=100, seconds=0.1), pause=2
+        )
+        alone = sse(chunk("pla"), chunk("in"), finish(), usage(2, 101), DONE)
+        clock = itertools.count(step=0.1).__next__
+        async with FakeUpstream(alone, alone, reply(404, {}), PLAIN) as upstream:
+            pair = backend(upstream.base_url, ToyModel("draft"), clock=clock)
+            pair.known = Known(pair=losing, kinds={Kind("chat", "hot"): losing})
+            for _ in range(2):
+                events = await answer(pair, stream=True)
+                assert text_of(events) == "plain"
+                assert report_of(events).strategy == "stream;off"
+            assert pair.known.pair.plain_s == pytest.approx(0.2 / 100, rel=0.5)
+            assert pair.known.pair.plain.tokens > 100
+            assert report_of(await answer(pair, stream=True)).strategy == "stream;status_404"
+
+    asyncio.run(scenario())
+
+
 def test_no_companion_there_means_plain_streaming() -> None:
     """A server without sessions answers over HTTP, and is not asked for a session each time."""
 
