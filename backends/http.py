@@ -9,136 +9,32 @@ must not have.
 from __future__ import annotations
 
 import asyncio
-import math
-import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import cache
-from typing import Any, TypeVar
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field
 
+from backends.clocks import Clock, Timeouts
 from backends.door import Answer, RawHeaders, Target, door, target
 from backends.http1 import Http1Transport
 from backends.http2 import Http2Transport, offers_http2
 from backends.http_errors import rejection, reported, scrub
+from backends.unreachable import closed_unanswered, unreachable
 from gateway.core.errors import (
     LocalUnavailable,
     TandemError,
     UpstreamBroken,
     UpstreamTimeout,
-    UpstreamUnreachable,
-    UpstreamUntrusted,
 )
 from gateway.core.exchange import Call
 from gateway.core.routing import Zone
 from gateway.wire.openai_errors import ErrorBody
 
-T = TypeVar("T")
-
 MAX_ERROR_BODY = 64 * 1024
 DRAIN_S = 0.1
 """How long a finished stream may take to end, so that its connection can be used again."""
-
-
-class Timeouts(BaseModel):
-    """Seconds. `first_content` and `idle` count content only: no headers, role chunk or comment.
-
-    `document` bounds an answer that comes whole, whose headers wait for its last token.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    connect: float = Field(default=2.0, gt=0)
-    first_content: float = Field(default=60.0, gt=0)
-    idle: float = Field(default=30.0, gt=0)
-    document: float = Field(default=300.0, gt=0)
-
-
-class Clock:
-    """What one attempt may still wait for: first content, idle between contents, total deadline.
-
-    Only waiting for the upstream counts. A slow reader of ours holds the generator, not the clock:
-    `restart` is called when it comes back for more. `stop` it at the attempt's end. `now` is the
-    monotonic time that deadlines are of.
-    """
-
-    def __init__(
-        self,
-        upstream: str,
-        timeouts: Timeouts,
-        call: Call,
-        *,
-        streaming: bool,
-        now: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._upstream = upstream
-        self._now = now
-        self._idle = timeouts.idle
-        self._deadline = math.inf if call.deadline is None else call.deadline
-        self._first = timeouts.first_content if streaming else timeouts.document
-        self._until = now() + self._first
-        self._begun = False
-        # One timer for the attempt, which looks when it fires: a timer for each wait costs more
-        # than the rest of relaying a chunk.
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self._due = math.inf
-        self._waiting: asyncio.Task[Any] | None = None
-        self._fired = False
-
-    def restart(self) -> None:
-        """Content has come, and has been taken."""
-        self._until = self._now() + self._idle
-        self._begun = True
-
-    def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    async def wait(self, step: Awaitable[T]) -> T:
-        """Await one step of the upstream's. Raises UpstreamTimeout, having cancelled the step."""
-        # Given the loop: to find it, CPython 3.11 asks the kernel for our pid.
-        task = asyncio.current_task(self._loop)
-        assert task is not None
-        before = task.cancelling()
-        self._waiting, self._fired = task, False
-        if self._timer is None or self._until < self._due:
-            self._set()
-        try:
-            return await step
-        except asyncio.CancelledError:
-            # Ours, unless somebody else has cancelled the task as well.
-            if self._fired and task.uncancel() <= before:
-                raise UpstreamTimeout(f"Upstream {self._upstream!r}: {self._why()}.") from None
-            raise
-        finally:
-            self._waiting = None
-
-    def _set(self) -> None:
-        self.stop()
-        self._due = self._until
-        left = min(self._until, self._deadline) - self._now()
-        self._timer = self._loop.call_later(max(left, 0.0), self._look)
-
-    def _look(self) -> None:
-        """Cancel whoever waits if the time is over; else come back when it may be."""
-        self._timer = None
-        if self._now() < min(self._until, self._deadline):
-            self._set()
-        elif self._waiting is not None:
-            self._fired = True
-            self._waiting.cancel()
-
-    def _why(self) -> str:
-        if self._deadline < self._until:
-            return "the request's deadline has passed"
-        if self._begun:
-            return f"no further content within {self._idle:g} s"
-        return f"no content within {self._first:g} s"
 
 
 @cache
@@ -320,14 +216,14 @@ class HttpUpstream:
         try:
             return await clock.wait(self._door.ask(to, body))
         except httpx.TransportError as error:
-            if not _closed_unanswered(error):
-                raise self._unreachable(error) from error
+            if not closed_unanswered(error):
+                raise self._no_way(error) from error
         # The upstream had closed a kept-alive connection while we picked it up. Nothing of an
         # answer was received, so once more, on a fresh one (operations.md 2.4, row 5).
         try:
             return await clock.wait(self._door.ask(to, body, fresh=True))
         except httpx.TransportError as error:
-            raise self._unreachable(error) from error
+            raise self._no_way(error) from error
 
     def _is_good(self, answer: Answer, expect: str) -> bool:
         """Whether it is a 200 of the media type that was expected, not compressed."""
@@ -361,26 +257,8 @@ class HttpUpstream:
             pass  # cut: the status says enough
         return bytes(body[:MAX_ERROR_BODY])
 
-    def _unreachable(self, error: httpx.TransportError) -> TandemError:
-        # Only ever our own words: an exception's text may quote a header.
-        at = f"Upstream {self.name!r}"
-        match error:
-            case httpx.ConnectTimeout() | httpx.PoolTimeout():
-                return UpstreamTimeout(f"{at}: no connection within {self._timeouts.connect:g} s.")
-            case httpx.TimeoutException():
-                return UpstreamTimeout(f"{at} took too long to take the request.")
-            case httpx.ConnectError() if _tls_failed(error):
-                return UpstreamUntrusted(f"{at}: the TLS handshake failed.")
-            case httpx.ConnectError():
-                return UpstreamUnreachable(f"{at}: {_reason(error)}.")
-            case httpx.ReadError() | httpx.WriteError() | httpx.CloseError():
-                return UpstreamUnreachable(f"{at} closed the connection before it answered.")
-            case httpx.RemoteProtocolError() if _closed_unanswered(error):
-                return UpstreamUnreachable(f"{at} closed the connection before it answered.")
-            case httpx.RemoteProtocolError():
-                return UpstreamBroken(f"{at} does not speak HTTP as it should.")
-            case _:
-                return UpstreamUnreachable(f"{at} cannot be reached ({type(error).__name__}).")
+    def _no_way(self, error: httpx.TransportError) -> TandemError:
+        return unreachable(self.name, error, connect_s=self._timeouts.connect)
 
     def _cut(self, error: httpx.TransportError) -> TandemError:
         if isinstance(error, httpx.TimeoutException):
@@ -401,31 +279,3 @@ def _described(headers: RawHeaders) -> tuple[str, str]:
             codings = codings + b", " + value if codings else value
     kind = kinds.partition(b";")[0].strip().decode("latin-1").lower()
     return kind, codings.strip().decode("latin-1").lower()
-
-
-def _closed_unanswered(error: httpx.TransportError) -> bool:
-    if isinstance(error, httpx.RemoteProtocolError):
-        return str(error).startswith("Server disconnected")
-    return isinstance(error, httpx.ReadError | httpx.WriteError | httpx.CloseError)
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    causes: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and len(causes) < 8:
-        causes.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    return causes
-
-
-def _tls_failed(error: BaseException) -> bool:
-    return any(isinstance(cause, ssl.SSLError) for cause in _causes(error))
-
-
-def _reason(error: BaseException) -> str:
-    causes = _causes(error)
-    if any(isinstance(cause, socket.gaierror) for cause in causes):
-        return "its name cannot be resolved"
-    if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
-        return "connection refused"
-    return "no connection"

@@ -15,9 +15,10 @@ import orjson
 
 from backends import prefix
 from backends.base import Health, Options, Resources
+from backends.clocks import Clock
 from backends.discovery import Served, served
 from backends.door import Answer, Target
-from backends.http import Clock, HttpUpstream, default_transport, http2_transport
+from backends.http import HttpUpstream, default_transport, http2_transport
 from backends.openai_options import OpenAIOptions
 from backends.openai_raw import RawDoor
 from backends.profiles import Continuation, Reasoning

@@ -8,7 +8,7 @@ import httpx
 from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from backends.base import Options
-from backends.http import Timeouts
+from backends.clocks import Timeouts
 from backends.prices import listed_price
 from backends.profiles import PROFILES, Continuation, Profile, Reasoning, profile_for
 from gateway.core.chat import Feature

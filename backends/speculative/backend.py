@@ -17,11 +17,11 @@ from typing import Annotated, ClassVar, Literal, Protocol, cast
 from pydantic import BeforeValidator, Field
 
 from backends.base import Backend, Health, Options, Resources, part_of
+from backends.clocks import Clock
 from backends.engine.payoff import Odds
 from backends.engine.prompts import Vocabulary
 from backends.engine.protocol import MAX_DRAFT, Job, SamplerSettings
 from backends.engine.tools import FAMILIES
-from backends.http import Clock
 from backends.openai import OWN_DIALECTS, OpenAIBackend
 from backends.openai_options import OpenAIOptions
 from backends.profiles import Profile, Surface

@@ -14,7 +14,8 @@ from dataclasses import replace
 
 import httpx
 
-from backends.http import Clock, HttpUpstream
+from backends.clocks import Clock
+from backends.http import HttpUpstream
 from backends.speculative.session import (
     ACK_EVERY,
     Ack,

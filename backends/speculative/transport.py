@@ -20,8 +20,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.protocol import State
 
+from backends.clocks import Clock
 from backends.door import Answer
-from backends.http import Clock, HttpUpstream
+from backends.http import HttpUpstream
 from backends.speculative.parse import parse
 from backends.speculative.session import (
     MAX_MESSAGE,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.base import Resources
-from backends.http import Timeouts
+from backends.clocks import Timeouts
 from backends.openai import OpenAIBackend
 from backends.openai_options import OpenAIOptions
 from gateway.core.chat import ChatRequest, Endpoint

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 
 from backends.base import Resources
+from backends.clocks import Clock, Timeouts
 from backends.engine.audit import TIE
 from backends.engine.backend import LlamaCppBackend
 from backends.engine.client import Engine
 from backends.engine.options import BUNDLED, LlamaCppOptions
 from backends.engine.protocol import Job, SamplerSettings
 from backends.engine.settings import EngineSettings
-from backends.http import Clock, Timeouts
 from backends.openai import OpenAIBackend, OpenAIOptions
 from backends.speculative.backend import SpeculativeBackend, SpeculativeOptions
 from backends.speculative.client import NoSession, Session, session_url

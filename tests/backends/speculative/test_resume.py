@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from backends.base import Resources
-from backends.http import Clock, Timeouts
+from backends.clocks import Clock, Timeouts
 from backends.openai import OpenAIBackend, OpenAIOptions
 from backends.speculative import client
 from backends.speculative.client import NoSession, Session, session_url
