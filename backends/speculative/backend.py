@@ -293,7 +293,7 @@ class SpeculativeBackend:
                     yield event
         finally:
             alone = Span(tokens=tokens, seconds=ended - began, passes=tokens)
-            self.known = self.known.after(kind, Observation(plain=alone))
+            self.known = self.known.after(kind, Observation(alone=alone))
 
     async def count(self, request: ChatRequest) -> int | None:
         return await self._target.count(request)

@@ -25,6 +25,9 @@ the last decision holds, so that noise does not flip it."""
 OFF_GAIN = 1.0
 REFRESH = 32
 """While drafting, every so many answers the rate without it is measured again."""
+FIRST_REFRESH = 2
+"""The same at first, where passes are short and the rates of two answers differ by half: doubles
+with each that agrees."""
 FIRST_PAUSE = 16
 LONGEST_PAUSE = 512
 """Answers between two probes while drafting is off; doubles with each probe that fails."""
@@ -47,7 +50,7 @@ SUMMED_PASSES = 1024
 that always hold take it."""
 SHORT_PASS_S = 0.008
 """A session costs some 0.15 ms of processor time a token more than frames that pass as they come:
-nothing beside a longer pass than this, and up to a tenth of one of 2 ms."""
+nothing beside a longer pass than this, a tenth and more of one of 1 ms."""
 LEAST_CHANCE = 0.05
 """Below this nobody drafts, even where verifying is free: it would only make heat."""
 
@@ -179,7 +182,7 @@ class Observation:
 
     `missed` are the drafts that were compared and did not hold; what was verified behind them was
     never tried. None if nobody counted them: then all that did not hold. `verify_s` is a pass by
-    its width.
+    its width. `alone` is an answer that the target streamed without a session.
     """
 
     drafting: Span = Span()
@@ -190,6 +193,7 @@ class Observation:
     accepted: int = 0
     missed: int | None = None
     verify_s: Mapping[int, float] = field(default_factory=dict)
+    alone: Span = Span()
 
     @property
     def tried(self) -> int:
@@ -202,12 +206,14 @@ class Estimates:
 
     `drafting` and `plain` hold the realised rates with and without drafting, `draft_s` is the
     drafter's own; `verify_s` is a pass by its width. `rtt_s` is a moving average of the last round
-    trips, `rtts`. `correction` is what was realised over what was predicted.
+    trips, `rtts`. `correction` is what was realised over what was predicted. `alone` is the rate of
+    a target of short passes without a session; where it is known, that is what drafting must beat.
     """
 
     alpha: float | None = None
     drafting: Span = Span()
     plain: Span = Span()
+    alone: Span = Span()
     draft_s: float | None = None
     rtt_s: float = 0.0
     rtts: tuple[float, ...] = ()
@@ -216,6 +222,7 @@ class Estimates:
     on: bool = False
     since_probe: int = 0
     pause: int = FIRST_PAUSE
+    refresh: int = FIRST_REFRESH
 
     def told(self, passes: Mapping[int, float]) -> Estimates:
         """With what the target says of its passes, by width, where nothing was measured here."""
@@ -227,7 +234,12 @@ class Estimates:
 
     @property
     def plain_s(self) -> float | None:
-        return self.plain.rate
+        return self.undrafted.rate
+
+    @property
+    def undrafted(self) -> Span:
+        """What is known of answers without drafts."""
+        return self.alone if self.alone.tells else self.plain
 
     @property
     def gain(self) -> float | None:
@@ -237,9 +249,10 @@ class Estimates:
         not, so what the clock shows beyond that is a neighbour's doing. That bound is a count, and
         no load on the machine can blur it.
         """
-        if min(self.plain.tokens, self.drafting.tokens) < KNOWN_TOKENS:
+        plain = self.undrafted
+        if min(plain.tokens, self.drafting.tokens) < KNOWN_TOKENS:
             return None
-        realised = self.plain.seconds / self.plain.tokens
+        realised = plain.seconds / plain.tokens
         realised /= max(self.drafting.seconds / self.drafting.tokens, 1e-9)
         return min(realised, self.drafting.tokens / max(self.drafting.passes, 1))
 
@@ -286,7 +299,7 @@ class Estimates:
             if self.drafting.tokens >= KNOWN_TOKENS:
                 return 0
             # Without a rate to compare with, nothing would stop a whole answer that loses.
-            told = expected is not None and self.plain.tokens >= KNOWN_TOKENS
+            told = expected is not None and self.undrafted.tokens >= KNOWN_TOKENS
             return None if told else PROBE_TOKENS
         if self.on:
             return PROBE_TOKENS if self.since_probe >= REFRESH else None
@@ -295,13 +308,19 @@ class Estimates:
 
     @property
     def needs_session(self) -> bool:
-        """Whether the next answer should be a session's: to draft, to find out, or because it costs
-        nothing beside the target's passes and watches the link."""
-        if self.draft_tokens() != 0 or self.target_s is None or self.target_s >= SHORT_PASS_S:
+        """Whether the next answer is a session's: to draft or to find out, and for targets of
+        longer passes always, since it costs nothing beside them and watches the link."""
+        if not self._short:
             return True
-        expected = self.expected_gain
-        known = self.gain is not None or (expected is not None and expected < ON_GAIN)
-        return not known
+        if self.drafting.tokens >= KNOWN_TOKENS > self.alone.tokens:
+            return False  # what has it to beat?
+        if self.on and self.since_probe >= self.refresh:
+            return False  # and has that changed?
+        return self.draft_tokens() != 0
+
+    @property
+    def _short(self) -> bool:
+        return self.target_s is not None and self.target_s < SHORT_PASS_S
 
     def ahead(self, limit: int, *, unmeasured: int | None = None) -> int:
         """How many tokens to draft beyond what is settled; 0 where no width pays."""
@@ -351,6 +370,7 @@ class Estimates:
             alpha=alpha,
             drafting=self.drafting.after(seen.drafting),
             plain=self.plain.after(seen.plain),
+            alone=self.alone.after(seen.alone),
             draft_s=_blend(self.draft_s, seen.draft_s),
             rtt_s=_blend(self.rtt_s or None, seen.rtt_s) or 0.0,
             rtts=self.rtts if seen.rtt_s is None else (*self.rtts, seen.rtt_s)[-RTTS:],
@@ -375,9 +395,11 @@ class Estimates:
             return replace(self, since_probe=0 if probed else self.since_probe + 1)
         on = gain >= (OFF_GAIN if self.on else ON_GAIN)
         if on:
-            refreshed = self.on and self.since_probe >= REFRESH
-            since = 0 if refreshed or not self.on else self.since_probe + 1
-            return replace(self, on=True, since_probe=since, pause=FIRST_PAUSE)
+            interval = self.refresh if self._short else REFRESH
+            if self.on and self.since_probe < interval:
+                return replace(self, since_probe=self.since_probe + 1, pause=FIRST_PAUSE)
+            longer = min(2 * self.refresh, REFRESH) if self.on else FIRST_REFRESH
+            return replace(self, on=True, since_probe=0, pause=FIRST_PAUSE, refresh=longer)
         if self.on or not probed:
             return replace(self, on=False, since_probe=0 if self.on else self.since_probe + 1)
         longer = min(self.pause * 2, LONGEST_PAUSE) if self.since_probe else self.pause

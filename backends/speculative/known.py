@@ -56,6 +56,7 @@ class Known:
             own,
             alpha=pair.alpha if own.alpha is None else own.alpha,
             plain=pair.plain,
+            alone=pair.alone,
             draft_s=pair.draft_s,
             rtt_s=pair.rtt_s,
             rtts=pair.rtts,

@@ -312,6 +312,6 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-m", "gateway", "serve", "--port", "0", "-c", str(path)]
     done = subprocess.run(command, env=clean_env(), capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
-    assert "cannot start: " in done.stderr and "labels.jsonl: Not a directory" in done.stderr
+    assert done.returncode == 2, "the configuration is wrong"
+    assert "router.labels.path" in done.stderr and "Not a directory" in done.stderr
     assert "listen" not in done.stderr and "Traceback" not in done.stderr

@@ -238,7 +238,8 @@ class Answer:
         if not drafting.tokens:
             return 1.0
         # Its own undrafted end saw the same load as its beginning; an average did not.
-        plain_s = plain.rate if plain.tells else self._estimates.plain_s
+        known = self._estimates
+        plain_s = plain.rate if plain.tells and not known.alone.tells else known.plain_s
         if plain_s is None or not drafting.tells:
             return None
         tokens, seconds = drafting.tokens + plain.tokens, drafting.seconds + plain.seconds

@@ -186,6 +186,46 @@ def test_plain_is_measured_again_while_drafting() -> None:
     assert known.after(Observation(drafting=at(0.01), plain=at(0.02))).draft_tokens() is None
 
 
+def test_short_passes_must_beat_the_target_without_a_session() -> None:
+    """What a session's undrafted end took is no measure there: the plain stream is asked first."""
+    session = Observation(drafting=at(0.0015), plain=at(0.0018))
+    known = Estimates().after(session)
+    assert known.gain == pytest.approx(1.2)
+    assert not known.needs_session, "it has yet to be seen what the target does alone"
+    lost = known.after(Observation(alone=at(0.0014)))
+    assert lost.gain == pytest.approx(1.4 / 1.5)
+    assert not lost.on
+    assert not lost.needs_session
+    won = known.after(Observation(alone=at(0.0017)))
+    assert won.on
+    assert won.needs_session
+
+
+def test_short_passes_are_measured_alone_ever_less_often() -> None:
+    """After 2, 4, 8 … drafted answers that gained, one without a session."""
+    known = Estimates().after(Observation(drafting=at(0.001), plain=at(0.002)))
+    alone, drafted = Observation(alone=at(0.002)), Observation(drafting=at(0.001))
+    known = known.after(alone)
+    runs = []
+    for _ in range(6):
+        answers = 0
+        while known.needs_session:
+            known = known.after(drafted)
+            answers += 1
+        runs.append(answers)
+        known = known.after(alone)
+    assert runs[0] <= 4
+    assert runs == sorted(runs)
+    assert runs[-1] == runs[-2] == REFRESH
+
+
+def test_long_passes_keep_their_session() -> None:
+    """Beside 20 ms a session costs nothing, and it watches the link."""
+    known = Estimates().after(Observation(drafting=at(0.04), plain=at(0.02)))
+    assert known.draft_tokens() == 0
+    assert known.needs_session
+
+
 def test_acceptance_is_a_moving_average() -> None:
     """α follows accepted over drafted, and answers without drafts leave it alone."""
     known = Estimates().after(Observation(drafted=10, accepted=8))
