@@ -113,7 +113,9 @@ class _Share:
 
 @dataclass(slots=True, eq=False)
 class _Draft:
-    """A draft under way: its stream, what it said so far, and what that tells."""
+    """A draft under way: its stream, what it said so far, and what that tells. `helped` is who else
+    was asked about it.
+    """
 
     asked: ChatRequest
     started: float
@@ -121,6 +123,7 @@ class _Draft:
     evidence: Evidence
     held: list[Event]
     ended: bool = False
+    helped: PartReport | None = None
 
 
 class CascadeBackend:
@@ -176,6 +179,8 @@ class CascadeBackend:
         draft = self._begin(request, call)
         try:
             verdict = await self._judge(draft, request, call)
+            if draft.helped is not None:
+                yield draft.helped
             if verdict.escalated:
                 await draft.stream.aclose()
                 yield self._lost(draft)
@@ -223,7 +228,7 @@ class CascadeBackend:
             failure = "failed"
         evidence = draft.evidence
         if failure is None and draft.ended and evidence.tokens <= SHORT:
-            second = await self._second(request, call)
+            second = await self._second(draft, request, call)
             if second is not None:
                 evidence.second_opinion(second)
         score = self._calibration.probability(evidence.signals())
@@ -234,8 +239,8 @@ class CascadeBackend:
             score=score, escalated=why is not None, why=why or "sure", tokens=evidence.tokens
         )
 
-    async def _second(self, request: ChatRequest, call: Call) -> str | None:
-        """Another answer to compare with; None if none is wanted or to be had."""
+    async def _second(self, draft: _Draft, request: ChatRequest, call: Call) -> str | None:
+        """Another answer to compare with, and what it costs; None if none is to be had."""
         name = self._options.second
         if name is None:
             return None
@@ -243,14 +248,23 @@ class CascadeBackend:
         if name == self._options.draft:
             sampling = replace(request.sampling, temperature=0.7, seed=1)
             asked = replace(request, sampling=sampling)
-        other = Evidence(request)
+        part, began = self._parts[name], self._clock()
+        other, usage = Evidence(request), None
+        report = PartReport(upstream=name, result="failed", seconds=0.0)
         try:
-            async with aclosing(self._parts[name].stream(asked, call)) as events:
+            async with aclosing(part.stream(asked, call)) as events:
                 async for event in events:
                     other.note(event)
+                    if isinstance(event, UsageReport):
+                        usage = event.usage
         except TandemError:
             return None  # one opinion then
-        return other.answer
+        else:
+            used = usage or share(asked, other.tokens)
+            report = replace(report, result="ok", cost_usd=part.upstream.cost_of(used))
+            return other.answer
+        finally:
+            draft.helped = replace(report, seconds=self._clock() - began)
 
     async def _escalated(self, request: ChatRequest, call: Call) -> AsyncGenerator[Event, None]:
         yield Answered(upstream=self._strong.upstream)

@@ -187,9 +187,12 @@ class RaceBackend:
         running.clear()
         for task, _ in stopped:
             task.cancel()
-        await asyncio.gather(*(task for task, _ in stopped), return_exceptions=True)
-        for _, runner in stopped:
-            await runner.stream.aclose()
+        try:
+            await asyncio.gather(*(task for task, _ in stopped), return_exceptions=True)
+        finally:
+            # Also if we are cancelled here: one that had begun as well waits in its stream.
+            for _, runner in stopped:
+                await runner.stream.aclose()
         return [self._report(runner, "cancelled", request) for _, runner in stopped]
 
     def _report(self, runner: _Runner, result: str, request: ChatRequest) -> PartReport:

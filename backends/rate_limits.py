@@ -242,7 +242,7 @@ def _moment(text: str) -> float | None:
     except ValueError:
         try:
             moment = parsedate_to_datetime(text)
-        except ValueError:
+        except (ValueError, OverflowError):  # a day, an hour or an offset beyond a C int
             return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

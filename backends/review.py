@@ -23,6 +23,7 @@ from pydantic import BeforeValidator, Field
 
 from backends.base import Health, Options, Resources, part_of
 from backends.combined import combined
+from backends.resume import share
 from backends.review_wire import (
     VERDICT_TOKENS,
     Reader,
@@ -32,7 +33,7 @@ from backends.review_wire import (
     instructions,
 )
 from gateway.core import quantity
-from gateway.core.chat import ChatRequest, Endpoint, Feature, Message, Usage
+from gateway.core.chat import ChatRequest, Endpoint, Feature, Message, Usage, utf8_length
 from gateway.core.errors import LocalUnavailable, TandemError, UpstreamBroken
 from gateway.core.events import (
     Answered,
@@ -75,7 +76,11 @@ class _Draft:
 
 
 class NoDraft(Exception):
-    """Why the target answers by itself, in a word."""
+    """Why the target answers by itself, in a word; and what was begun of a draft, if one was."""
+
+    def __init__(self, why: str, begun: PartReport | None = None) -> None:
+        super().__init__(why)
+        self.begun = begun
 
 
 class ReviewBackend:
@@ -126,6 +131,8 @@ class ReviewBackend:
         try:
             draft = await self._drafted(request, call)
         except NoDraft as why:
+            if why.begun is not None:
+                yield why.begun
             async with aclosing(self._by_itself(request, call, str(why))) as plain:
                 async for event in plain:
                     yield event
@@ -138,6 +145,8 @@ class ReviewBackend:
             return
         except Unreadable:
             read = _estimate(request, draft.text)
+        if (paid := self._paid(draft)) is not None:
+            yield paid
         yield PartReport(
             upstream=self._options.target,
             result="failed",
@@ -179,7 +188,20 @@ class ReviewBackend:
         most = self._options.draft_tokens
         wanted = min(request.sampling.max_tokens or most, most)
         asked = _limited(replace(request, stream=True), wanted)
-        text, finish, usage = "", "", Usage()
+        text, finish = "", ""
+        usage: Usage | None = None
+
+        def used() -> Usage:
+            return usage or share(asked, -(-utf8_length(text) // BYTES_PER_TOKEN))
+
+        def begun(result: str) -> PartReport:
+            return PartReport(
+                upstream=self._options.draft,
+                result=result,
+                seconds=self._clock() - began,
+                cost_usd=0.0 if result == "failed" else self._draft.upstream.cost_of(used()),
+            )
+
         try:
             async with asyncio.timeout(self._options.draft_for):
                 async with aclosing(self._draft.stream(asked, call)) as events:
@@ -194,13 +216,13 @@ class ReviewBackend:
                             case _:
                                 pass
         except TimeoutError:
-            raise NoDraft("draft-late") from None
+            raise NoDraft("draft-late", begun("cancelled")) from None
         except TandemError:
-            raise NoDraft("draft-lost") from None
+            raise NoDraft("draft-lost", begun("failed")) from None
         cut = finish == "length" and wanted != request.sampling.max_tokens
         if cut or finish not in ("stop", "length") or not text.strip():
-            raise NoDraft("draft-unfinished")
-        return _Draft(text, finish, usage, self._clock() - began)
+            raise NoDraft("draft-unfinished", begun("empty" if not text.strip() else "ok"))
+        return _Draft(text, finish, used(), self._clock() - began)
 
     async def _reviewed(
         self, request: ChatRequest, call: Call, draft: _Draft
@@ -245,12 +267,18 @@ class ReviewBackend:
         accepted = reader.verdict.word == "accept"
         yield Finish(reason=draft.finish if accepted else finish)
         own = read or _estimate(request, draft.text)
-        cost = self._draft.upstream.cost_of(draft.usage)
-        if cost != 0.0:
-            yield PartReport(
-                upstream=self._options.draft, result="ok", seconds=draft.seconds, cost_usd=cost
-            )
+        if (paid := self._paid(draft)) is not None:
+            yield paid
         yield UsageReport(usage=own.plus(draft.usage), own=own)
+
+    def _paid(self, draft: _Draft) -> PartReport | None:
+        """What a whole draft costs, whatever came of it; None if it is known to cost nothing."""
+        cost = self._draft.upstream.cost_of(draft.usage)
+        if cost == 0.0:
+            return None
+        return PartReport(
+            upstream=self._options.draft, result="ok", seconds=draft.seconds, cost_usd=cost
+        )
 
     def _report(self, draft: _Draft, verdict: Verdict) -> SpeculationReport:
         return SpeculationReport(

@@ -88,6 +88,7 @@ class Trial:
         self._member = member
         self._clock = clock
         self._retry = retry
+        self._probes = not member.breaker.closed
         self._waits = True
         self._expected_s = 0.0 if member.queues is None else member.queues.wait_s
         member.limit.waiting += 1
@@ -112,6 +113,9 @@ class Trial:
     def _verdict(self, error: BaseException | None) -> bool | None:
         """Tell the breaker; whether the upstream failed, None if nobody can say."""
         member, now = self._member, self._clock()
+        # Begun before the breaker opened: that waits for its probe's word now. All who were under
+        # way when an upstream died would else double its pause, one after the other.
+        late = not (self._probes or member.breaker.closed)
         match error:
             case UpstreamError(code="upstream_auth" | "upstream_credit"):
                 member.breaker.succeeded(now)
@@ -133,16 +137,15 @@ class Trial:
                 member.hurt.set()
                 return True
             case UpstreamError():
-                member.breaker.failed(now)
+                if not late:
+                    member.breaker.failed(now)
                 return True
-            case ModelLoading():
-                member.breaker.abandoned()
-                return None
-            case TandemError():
+            case TandemError() if not isinstance(error, ModelLoading):
                 member.breaker.succeeded(now)
                 return False
             case _:
-                member.breaker.abandoned()
+                if not late:
+                    member.breaker.abandoned()
                 return None
 
 

@@ -78,11 +78,16 @@ def text_of(unit: Any) -> tuple[str, bool]:
                 value = told or ""
             found.append(value)
         elif isinstance(value, dict):
-            opaque = opaque or value.get("type") in OPAQUE_PARTS
+            # A schema's type may be a list, and a property of that name a schema.
+            kind = value.get("type")
+            opaque = opaque or (isinstance(kind, str) and kind in OPAQUE_PARTS)
             for key, inner in value.items():
                 if key not in PLAIN_KEYS:
                     found.append(key)
-                waiting.append(inner)
+                if key == "enum" and isinstance(inner, list):
+                    waiting += inner  # a schema's choices: numbers are just that
+                else:
+                    waiting.append(inner)
         elif isinstance(value, list | tuple):
             # Numbers where a prompt could be are token ids, which only a tokenizer can read.
             opaque = opaque or any(type(each) is int for each in value[:1])

@@ -185,9 +185,9 @@ class ChunkStream:
         return end, self._lane.event(texts, bytes(pending[at:end]), keep=self._own_wire)
 
     def _parsed(self, frame: SseFrame) -> list[Event]:
-        if frame.data is None:
-            return []  # a comment: the gateway sends its own
-        if frame.data == DONE:
+        if not frame.data:
+            return []  # a comment: the gateway sends its own; or nothing, which is no event either
+        if frame.data.startswith(DONE):  # as OpenAI's SDKs look at it: no JSON begins so
             self.done = True
             rest = self._thoughts.rest() if self._thoughts else None
             return self._events(rest, _framed(rest)) if rest else []

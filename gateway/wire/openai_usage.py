@@ -12,14 +12,21 @@ from gateway.wire.upstream_json import details, integer
 def usage_of(
     document: Mapping[str, Any], paths: tuple[tuple[str, ...], ...] = (("usage",),)
 ) -> Usage | None:
-    """The token counts at the first of `paths` that has any."""
+    """The token counts at the first of `paths` that has any. What counts nothing is no count: an
+    answer would cost nothing then, where it could have been guessed.
+    """
     for path in paths:
         found: Any = document
         for name in path:
             found = found.get(name) if isinstance(found, dict) else None
-        if isinstance(found, dict):
+        if isinstance(found, dict) and _counts(found):
             return _usage(found)
     return None
+
+
+def _counts(usage: dict[str, Any]) -> bool:
+    told = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    return any(integer(each, -1) >= 0 for each in told) or _cost(usage.get("cost")) is not None
 
 
 _COUNTS = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})

@@ -221,6 +221,27 @@ def test_the_draft_may_be_its_own_second() -> None:
     assert [call.sampling.temperature for call in small.calls][1] == 0.7
 
 
+@pytest.mark.parametrize("sure", [SURE, UNSURE])
+def test_a_second_opinion_is_paid_for(sure: float) -> None:
+    """Who was asked about a draft, kept or not, is in the record with its cost, and so is one that
+    could not say anything.
+    """
+
+    def helped(*steps: Step) -> PartReport:
+        second = ScriptedBackend(upstream("other", price=PRICE), steps)
+        backend = cascade(draft("Paris", sure=sure), strong(), second, second="other")
+        reports = [event for event in run(events(backend)) if isinstance(event, PartReport)]
+        return next(report for report in reports if report.upstream == "other")
+
+    told = helped(*saying("Paris", usage=Usage(prompt_tokens=900, completion_tokens=100)))
+    assert told.result == "ok"
+    assert told.cost_usd == pytest.approx(0.01)
+    silent = helped(TextDelta(text="Paris", tokens=1), Finish(reason="stop"))
+    assert silent.cost_usd is not None and silent.cost_usd > 0
+    down = helped(UpstreamFailed("down"))
+    assert (down.result, down.cost_usd) == ("failed", 0.0)
+
+
 def test_log_probabilities_that_were_asked_for_are_told() -> None:
     """As many as the client wanted beside each token."""
     asked = exchange().request.sampling

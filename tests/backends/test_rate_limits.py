@@ -45,6 +45,9 @@ def wait(headers: dict[str, str]) -> float | None:
         ({"retry-after": "soon"}, None),
         ({"retry-after": "-3"}, None),
         ({"retry-after": "nan"}, None),
+        ({"retry-after": "Mon, 99999999999 Jan 2020 00:00:00 GMT"}, None),
+        ({"retry-after": "Mon, 20 Jan 2020 99999999999:00:00 GMT"}, None),
+        ({"retry-after": "Mon, 20 Jan 2020 00:00:00 +99999999999999"}, None),
         (
             {
                 "x-ratelimit-remaining-requests": "12",

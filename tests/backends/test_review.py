@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -296,3 +297,28 @@ def test_a_client_that_does_not_stream_gets_one_answer() -> None:
     completion = asyncio.run(collect(_again(answer(backend, stream=False))))
     [choice] = completion.choices
     assert (choice.text, choice.finish_reason) == ("It is four.\nDone.", "stop")
+
+
+@pytest.mark.parametrize(
+    ("steps", "options", "result"),
+    [
+        (saying("four. ", "and", usage=SPENT)[:2] + [asyncio.Event()], {"draft_for": 0.05}, "late"),
+        ([*saying(" ", usage=SPENT)], {}, "empty"),
+        ([TextDelta(text="It"), Finish(reason="length")], {}, "unfinished"),
+        ([UpstreamUnreachable("gone")], {}, "lost"),
+        (saying(DRAFT, usage=SPENT), {}, "unread"),
+    ],
+)
+def test_a_draft_is_paid_for_whatever_came_of_it(
+    steps: list[Step], options: dict[str, Any], result: str
+) -> None:
+    """One that was late, empty, cut off or reviewed in words that nobody can read has its cost in
+    the record, once; one that failed costs nothing.
+    """
+    backend, drafter, _ = reviewing(lambda fence, lines: "Well, well.", steps=steps, **options)
+    drafter.upstream = replace(drafter.upstream, price=Price(input=10.0, output=10.0))
+    said = answer(backend)
+    assert text_of(said) == OWN_ANSWER
+    [report] = [e for e in said if isinstance(e, PartReport) and e.upstream == "near"]
+    assert report.cost_usd is not None
+    assert (report.cost_usd > 0) == (result != "lost")

@@ -171,6 +171,30 @@ def test_token_ids_are_opaque(path: str, body: dict[str, Any]) -> None:
     assert seen(decoded(path, body))[1]
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": ["string", "null"]},
+        {"type": "object", "properties": {"type": {"type": "string"}}},
+        {"type": "integer", "enum": [1, 2, 3]},
+        {"anyOf": [{"type": ["integer"], "enum": [5]}, {"type": "null"}]},
+    ],
+)
+@pytest.mark.parametrize("place", ["tools", "response_format"])
+def test_schemas_are_read_as_schemas(place: str, schema: dict[str, Any]) -> None:
+    """A list of types, a property called type and an enum of numbers are neither pictures nor
+    token ids; an enum's texts and long numbers are read.
+    """
+    named = {"name": "f", "parameters": schema, "schema": schema}
+    tool = {"type": "function", "function": named}
+    given = [tool] if place == "tools" else {"type": "json_schema", "json_schema": named}
+    body = {**user("hi"), place: given}
+    assert not seen(decoded(CHAT, body))[1]
+    schema["enum"] = ["a word", 4111111111111111]
+    text, opaque = seen(decoded(CHAT, body))
+    assert "a word" in text and "4111111111111111" in text and not opaque
+
+
 def test_a_number_may_be_a_card() -> None:
     """A long JSON number is read as its digits; a short one, a limit or a seed is not."""
     text, opaque = seen(decoded(CHAT, {**user("x"), "seed": 41111111, "metadata": {"n": 41111112}}))

@@ -107,6 +107,14 @@ def test_usage_and_finish_are_seen() -> None:
         read(text + b'data: {"error":{"message":"no"}}\n\n')
 
 
+def test_sloppy_streams_are_read() -> None:
+    """Empty data, which by the standard is no event, is none; [DONE] may have spaces behind it."""
+    text = b"data:\n\ndata: \n\ndata\n\n" + frame({"content": "a"}) + b"data:\n\n"
+    events, stream = read(text + frame({}, "stop") + b"data: [DONE] \n\n")
+    assert [type(event) for event in events] == [TextDelta, Finish]
+    assert stream.done
+
+
 BROKEN = {
     "a bare quote": b'a"b',
     "a control character": b"a\x01b",

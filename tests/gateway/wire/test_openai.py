@@ -86,6 +86,14 @@ def test_usage_beside_content_is_not_alone() -> None:
     assert isinstance(report, UsageReport) and not report.alone
 
 
+@pytest.mark.parametrize(
+    "usage", [{}, {"prompt_tokens": None}, {"prompt_tokens": "3", "completion_tokens": -1}]
+)
+def test_usage_that_counts_nothing_is_none(usage: dict[str, object]) -> None:
+    """It is not told as no tokens, which would cost nothing: who keeps the books will guess."""
+    assert read({**choice(content="x"), "usage": usage}) == [TextDelta(text="x")]
+
+
 def test_null_usage_is_none() -> None:
     """`usage: null`, which every chunk has once usage is asked for, reports nothing."""
     assert read({**choice(content="x"), "usage": None}) == [TextDelta(text="x")]
