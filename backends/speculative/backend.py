@@ -9,44 +9,36 @@ plain HTTP, before the client has seen a byte.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal, Protocol, cast
-
-from pydantic import BeforeValidator, Field
+from typing import ClassVar, cast
 
 from backends.base import Backend, Health, Options, Resources, part_of
 from backends.clocks import Clock
-from backends.engine.payoff import Odds
-from backends.engine.prompts import Vocabulary
-from backends.engine.protocol import MAX_DRAFT, Job, SamplerSettings
+from backends.engine.protocol import MAX_DRAFT
 from backends.engine.tools import FAMILIES
 from backends.openai import OWN_DIALECTS, OpenAIBackend
 from backends.openai_options import OpenAIOptions
-from backends.profiles import Profile, Surface
+from backends.profiles import Surface
 from backends.speculative.client import NoSession, Session, session_url
-from backends.speculative.controller import LEAST_CHANCE, ON_GAIN, Estimates, Observation, Span
+from backends.speculative.controller import ON_GAIN, Estimates, Observation, Span
 from backends.speculative.cost import Work, usd_delta
-from backends.speculative.coupling import guessing
-from backends.speculative.draft import Drafter
+from backends.speculative.drafting import UNMEASURED_AHEAD, Drafters, DraftModel
 from backends.speculative.known import Kind, Known
 from backends.speculative.ladder import Ladder, climb
+from backends.speculative.options import SpeculativeOptions, surface_of, wished
 from backends.speculative.passes import pass_seconds
 from backends.speculative.rung import Rung
-from backends.speculative.seams import Drafting, Engine, Tokenizer
+from backends.speculative.seams import Drafting
 from backends.speculative.session import WAYS, Fingerprint, Open, Opened
-from backends.speculative.sources import Sources
 from backends.speculative.spare import Spare
-from backends.speculative.spelling import Spelling
 from backends.speculative.strategies.companion import Answer
 from backends.speculative.strategies.one_shot import OneShot
 from backends.speculative.strategies.prefix_fanout import PrefixFanout
-from backends.speculative.text_sources import TextDrafter, TextSources
 from backends.speculative.transport import WebSocketTransport
-from gateway.core import quantity
 from gateway.core.chat import ChatRequest, Endpoint, Feature
-from gateway.core.errors import TandemError, UpstreamBroken
+from gateway.core.errors import UpstreamBroken
 from gateway.core.events import Event, SpeculationReport, UsageReport, is_content
 from gateway.core.exchange import Call
 from gateway.core.routing import Tier, Upstream
@@ -78,56 +70,6 @@ that look back (penalties, seeds, grammars) are as exact as without drafts."""
 
 REST_S = 30.0
 """After a refusal that will not change by itself, for so long no session is asked for."""
-DRAFT_TOKENS = 4096
-UNMEASURED_AHEAD = 8
-"""The draft's lead while neither the round trip nor the drafter's pace is known."""
-KEEP = 0.97
-"""What one more trial leaves of a source's odds."""
-
-
-class SpeculativeOptions(Options):
-    """A config entry of kind speculative.
-
-    `draft` names an upstream of kind llama_cpp (for one_shot any), `target` a companion or another
-    server of OpenAI's wire. Beside a companion `draft` can be left out: what costs nothing still
-    drafts, `ngram` by looking up what followed the same tokens before. `strategy` is how the target
-    is used: auto takes what its kind lends itself to (companion; one_shot for OpenAI, Cerebras and
-    Mistral; prefix_fanout for vLLM), another name is tried on any server, by a probe that costs at
-    most 300 tokens. `ahead` bounds the draft's lead in tokens; without it a companion's round trip
-    decides. `draft_for` is what a one_shot draft may take before the target is asked. `always`
-    drafts even where it does not pay.
-    """
-
-    draft: str | None = None
-    target: str
-    strategy: Literal["auto", "companion", "one_shot", "prefix_fanout"] = "auto"
-    ahead: int | None = Field(default=None, ge=1, le=MAX_DRAFT)
-    draft_for: Annotated[float, BeforeValidator(quantity.duration), Field(gt=0, le=60)] = 0.5
-    ngram: bool = True
-    always: bool = False
-
-
-class DraftModel(Protocol):
-    """What drafting needs of a local backend."""
-
-    @property
-    def upstream(self) -> Upstream: ...
-
-    @property
-    def engine(self) -> Engine: ...
-
-    @property
-    def vocabulary(self) -> Vocabulary | None:
-        """None while the model is not loaded."""
-
-    @property
-    def prompts(self) -> Tokenizer: ...
-
-    async def prompt(self, request: ChatRequest) -> tuple[int, ...]:
-        """The request's prompt as this model reads it. Raises a TandemError."""
-
-    async def prediction(self, request: ChatRequest) -> tuple[int, ...]:
-        """What the client expects the answer to be, in tokens. Raises InvalidRequest."""
 
 
 class SpeculativeBackend:
@@ -156,14 +98,13 @@ class SpeculativeBackend:
         self._clock = clock
         self._connect = connect or Session.connect
         self._spare = Spare(self._dial) if connect is None else None
-        self._surface = _surface(name, options, target)
+        self._surface = surface_of(name, options, target)
         self._ladder = self._ladder_for(self._surface)
         self._url = session_url(target.options.base_url or "") if self._ladder is None else ""
         self._resting_until = 0.0
         self._resting_for = ""
-        self._odds: dict[tuple[str, int], Odds] = {}
         self._theirs: Fingerprint | None = None
-        self._spelling: Spelling | None = None
+        self._drafters = Drafters(self._draft, options, clock)
         self.known = Known()
 
     @classmethod
@@ -182,7 +123,7 @@ class SpeculativeBackend:
         if not isinstance(target, OpenAIOptions):
             yield "target", f"{options.target!r} ({target.kind}) is no server of OpenAI's wire"
             return
-        surface = _wished(options, target.facts())
+        surface = wished(options, target.facts())
         if surface is Surface.NONE:
             yield (
                 "target",
@@ -347,7 +288,7 @@ class SpeculativeBackend:
             raise NoSession(self._resting_for)
         estimates = self.known.of(Kind.of(request))
         limit = None if self.options.always else estimates.draft_tokens()
-        ours = self._fingerprint() if limit != 0 else None
+        ours = self._drafters.fingerprint(self._theirs) if limit != 0 else None
         try:
             session, opened = await self._open(request, call, ours, estimates)
         except NoSession as refusal:
@@ -361,7 +302,7 @@ class SpeculativeBackend:
         try:
             drafts = None
             if ours is not None:
-                drafts = await self._drafts(request, session, opened, call, estimates)
+                drafts = await self._drafters.sources(request, session, opened, call, estimates)
         except BaseException:
             await session.aclose()
             raise
@@ -384,13 +325,6 @@ class SpeculativeBackend:
             api_key=options.api_key.get_secret_value() if options.api_key else None,
             timeout_s=options.timeouts.connect,
         )
-
-    def _fingerprint(self) -> Fingerprint | None:
-        """Whose token ids the drafts will be. Without a model they are the target's own, which the
-        first session tells."""
-        if self._draft is None:
-            return self._theirs if self.options.ngram else None
-        return Fingerprint.of(self._draft.vocabulary)
 
     def _cost(self, work: Work) -> float | None:
         draft = None if self._draft is None else self._draft.upstream
@@ -438,127 +372,3 @@ class SpeculativeBackend:
             await session.aclose()
             raise
         return session, opened
-
-    async def _drafts(
-        self,
-        request: ChatRequest,
-        session: Session,
-        opened: Opened,
-        call: Call,
-        estimates: Estimates,
-    ) -> Sources | None:
-        """Everything that can draft for this answer; None if nothing can."""
-        at_most = min(self.options.ahead or MAX_DRAFT, opened.max_ahead)
-        by_text = opened.drafts == "text" and self._draft is not None
-        if at_most < 1 or not (opened.prompt_ids or by_text):
-            return None
-        unmeasured = min(at_most, UNMEASURED_AHEAD)
-        # Whether it pays was decided; who asks for a probe gets one.
-        ahead = max(1, estimates.ahead(at_most, unmeasured=unmeasured))
-        floor = estimates.break_even()
-        if self.options.always:
-            ahead, floor = max(ahead, unmeasured), LEAST_CHANCE
-        prediction: tuple[int, ...] = ()
-        if self._draft is not None and Feature.PREDICTION in request.features:
-            try:
-                prediction = await self._draft.prediction(request)
-            except TandemError:
-                pass  # the answer does not need it
-        if by_text:
-            return await self._text_drafts(request, session, call, (ahead, floor), prediction)
-        drafts = Sources(
-            opened.prompt_ids,
-            send=session.draft,
-            odds=self._odds_of,
-            ahead=ahead,
-            floor=floor,
-            prediction=prediction,
-            ngram=self.options.ngram,
-        )
-        job = self._job(opened.prompt_ids, guessing(opened), call, ahead, floor)
-        if self._draft is not None and job is not None:
-            drafts.begin(Drafter(self._draft.engine, job, send=drafts.said, clock=self._clock))
-        elif drafts.alone:
-            return None
-        return drafts
-
-    async def _text_drafts(
-        self,
-        request: ChatRequest,
-        session: Session,
-        call: Call,
-        bounds: tuple[int, float],
-        prediction: Sequence[int],
-    ) -> TextSources | None:
-        """The same for a target of another vocabulary. The draft model reads the request by itself,
-        in its own template; what it makes of it can cost acceptance and nothing else."""
-        assert self._draft is not None
-        if Feature.TOKEN_PROMPT in request.features:
-            return None  # ids of the target's
-        spelling = self._spelling = self._spelling or Spelling(self._draft.prompts)
-        try:
-            prompt = await self._draft.prompt(request)
-            read = b"".join(await spelling.of(prompt))
-            expected = b"".join(await spelling.of(prediction))
-        except TandemError:
-            return None  # the answer does not need it
-        ahead, floor = bounds
-        drafts = TextSources(
-            read,
-            send=session.draft,
-            odds=self._odds_of,
-            ahead=ahead,
-            floor=floor,
-            prediction=expected,
-            ngram=self.options.ngram,
-        )
-        job = self._job(prompt, SamplerSettings(), call, ahead, floor)
-        if job is not None:
-            engine, clock = self._draft.engine, self._clock
-            drafts.begin(TextDrafter(engine, job, spelling=spelling, said=drafts.said, clock=clock))
-        elif drafts.alone:
-            return None
-        return drafts
-
-    def _job(
-        self,
-        prompt: tuple[int, ...],
-        sampler: SamplerSettings,
-        call: Call,
-        ahead: int,
-        floor: float,
-    ) -> Job | None:
-        if self._draft is None:
-            return None
-        room = (self._draft.upstream.context or DRAFT_TOKENS) - len(prompt)
-        if room < 1:
-            return None
-        return Job(
-            id=0,
-            tokens=prompt,
-            max_tokens=min(room, DRAFT_TOKENS),
-            sampler=sampler,
-            role="draft",
-            ahead=ahead,
-            floor=floor,
-            tenant=call.tenant,
-        )
-
-    def _odds_of(self, source: str, group: int) -> Odds:
-        return self._odds.setdefault((source, group), Odds(keep=KEEP))
-
-
-def _wished(options: SpeculativeOptions, profile: Profile) -> Surface:
-    return profile.surface if options.strategy == "auto" else Surface(options.strategy)
-
-
-def _surface(name: str, options: SpeculativeOptions, target: OpenAIBackend) -> Surface:
-    """What the target is used as. Raises ValueError if nothing is known to work there."""
-    found = _wished(options, target.profile)
-    if found is Surface.NONE:
-        raise ValueError(f"upstream {name!r}: nothing is known of its target that drafts could use")
-    if found is not Surface.COMPANION and options.draft is None:
-        raise ValueError(f"upstream {name!r}: only a companion is drafted for without a `draft`")
-    if found is Surface.COMPANION and target.options.base_url is None:
-        raise ValueError(f"upstream {name!r}: its target must be of kind companion")
-    return found

@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 
-from backends.speculative.controller import never_idle_gain
+from backends.speculative.formulas import never_idle_gain
 from gateway.cli.arguments import add_model_dir
 from gateway.cli.demo import NotRunning, ready, started
 from gateway.cli.demo_ask import UNKEPT, Answer, ask, client

@@ -16,7 +16,8 @@ from typing import Any, Literal, cast, get_args
 import pytest
 
 from backends.base import Backend, Resources
-from backends.speculative.backend import SpeculativeBackend, SpeculativeOptions
+from backends.speculative.backend import SpeculativeBackend
+from backends.speculative.options import SpeculativeOptions
 from backends.speculative.rung import Rung
 from gateway.companion import CompanionEndpoint
 from gateway.companion_open import resolver

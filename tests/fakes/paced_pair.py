@@ -19,9 +19,10 @@ import orjson
 from backends.base import Backend, Resources
 from backends.engine.protocol import Job
 from backends.openai import OpenAIBackend, OpenAIOptions
-from backends.speculative.backend import SpeculativeBackend, SpeculativeOptions
+from backends.speculative.backend import SpeculativeBackend
 from backends.speculative.client import Session
-from backends.speculative.controller import never_idle_in_passes, never_idle_rate, sync_rate
+from backends.speculative.formulas import never_idle_in_passes, never_idle_rate, sync_rate
+from backends.speculative.options import SpeculativeOptions
 from backends.speculative.transport import Transport, WebSocketTransport
 from gateway.companion import CompanionEndpoint
 from gateway.companion_open import resolver

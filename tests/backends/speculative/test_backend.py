@@ -16,10 +16,11 @@ from pydantic import SecretStr
 
 from backends.base import Backend, Resources
 from backends.openai import OpenAIBackend, OpenAIOptions
-from backends.speculative.backend import REST_S, SpeculativeBackend, SpeculativeOptions
+from backends.speculative.backend import REST_S, SpeculativeBackend
 from backends.speculative.client import session_url
 from backends.speculative.controller import PROBE_TOKENS, Estimates, Span
 from backends.speculative.known import Kind, Known
+from backends.speculative.options import SpeculativeOptions
 from backends.speculative.seams import Ended
 from backends.speculative.session import Commit, Failure, Opened, pack
 from gateway.companion import CompanionEndpoint

@@ -19,6 +19,8 @@ from backends.speculative.controller import (
     Observation,
     Span,
     abandons,
+)
+from backends.speculative.formulas import (
     best_width,
     expected_tokens,
     never_idle_gain,

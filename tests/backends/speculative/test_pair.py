@@ -25,8 +25,9 @@ from backends.engine.options import BUNDLED, LlamaCppOptions
 from backends.engine.protocol import Job, SamplerSettings
 from backends.engine.settings import EngineSettings
 from backends.openai import OpenAIBackend, OpenAIOptions
-from backends.speculative.backend import SpeculativeBackend, SpeculativeOptions
+from backends.speculative.backend import SpeculativeBackend
 from backends.speculative.client import NoSession, Session, session_url
+from backends.speculative.options import SpeculativeOptions
 from backends.speculative.session import Open
 from gateway.companion import CompanionEndpoint
 from gateway.companion_open import resolver

@@ -11,7 +11,8 @@ import pytest
 from backends.base import Resources
 from backends.openai import OpenAIBackend
 from backends.openai_options import OpenAIOptions
-from backends.speculative.backend import SpeculativeBackend, SpeculativeOptions
+from backends.speculative.backend import SpeculativeBackend
+from backends.speculative.options import SpeculativeOptions
 from backends.speculative.spare import Spare
 from backends.speculative.transport import NoSession, WebSocketTransport, session_url
 from gateway.companion import CompanionEndpoint

@@ -18,7 +18,8 @@ from backends.engine.backend import LlamaCppBackend
 from backends.openai import OpenAIBackend
 from backends.openai_options import OpenAIOptions
 from backends.speculative.alignment import Alignment
-from backends.speculative.backend import SpeculativeBackend, SpeculativeOptions
+from backends.speculative.backend import SpeculativeBackend
+from backends.speculative.options import SpeculativeOptions
 from backends.speculative.parse import parse
 from backends.speculative.session import (
     MAX_DRAFT_TEXT,
@@ -145,9 +146,12 @@ def test_a_prediction_holds_across_vocabularies() -> None:
                 body={**asked.body, "prediction": prediction},
                 features=asked.features | {Feature.PREDICTION},
             )
-            (again, _), report = await here.ask(told, alone=False)
-            assert again == text
-            assert report.accepted > 0 and report.alpha is not None and report.alpha > 0.5
+            for _ in range(20):  # a target this quick may have gone on before the text is cut
+                (again, _), report = await here.ask(told, alone=False)
+                assert again == text
+                if report.accepted and report.alpha is not None and report.alpha > 0.5:
+                    return
+            pytest.fail("no draft was accepted")
 
     asyncio.run(story())
 
@@ -181,7 +185,7 @@ def test_what_a_draft_says_is_text(text: str) -> None:
                 api_key=None,
                 timeout_s=2,
             )
-            fingerprint = here.upstream._fingerprint()
+            fingerprint = here.upstream._drafters.fingerprint(None)
             body = {"prompt": PROMPTS[0], "max_tokens": 24, "temperature": 0}
             opened = await session.open(
                 Open(
