@@ -22,7 +22,7 @@ from gateway.core.errors import (
     TandemError,
 )
 from gateway.headers import MAX_HEADER_BYTES, MAX_HEADERS, error_headers, new_id
-from gateway.hot_lane import HotLane
+from gateway.hot_lane import HotLane, LeanCycle
 from gateway.limits.keys import is_loopback
 from gateway.wire.openai_shapes import error_body
 
@@ -94,6 +94,13 @@ class GuardedLane(HotLane):
     def handle_websocket_upgrade(self) -> None:
         self._forget()  # sessions are counted where they are served
         super().handle_websocket_upgrade()
+        opening = getattr(self.transport.get_protocol(), "conn", None)
+        if opening is None or opening.handshake_exc is None or self.transport.is_closing():
+            return
+        # A POST, a body, a line too long: no handshake to refuse, and uvicorn would wait for more
+        # of it, for ever and without anybody's look.
+        self._refuse(InvalidRequest("This is no WebSocket handshake.", code="invalid_http"))
+        self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         if self._refused_at is not None or self.transport.is_closing():
@@ -216,6 +223,13 @@ class GuardedLane(HotLane):
         # To close while it still sends would reset the connection, and what we said with it.
         self._refused_at = self.loop.time()
         self.transport.write_eof()
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            # Nobody will hear what is still being said on this connection.
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if isinstance(cycle, LeanCycle):
+                cycle.left()
 
     def _forget(self) -> None:
         if self._counted:
