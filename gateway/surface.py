@@ -6,6 +6,7 @@ that a request on the hot path pays for a time stamp and not for timers of its o
 
 from __future__ import annotations
 
+import re
 import resource
 from collections import Counter
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ LINGER_S = 1.0
 """How long a refused client may go on sending, so that it hears why."""
 FILES_KEPT = 256
 """File descriptors for everything but clients and the upstream connection that each may need."""
+
+_OFFER = re.compile(rb"\r\nupgrade:[ \t]*h2c[ \t]*(?=\r\n|\Z)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +109,8 @@ class GuardedLane(HotLane):
         if self._refused_at is not None or self.transport.is_closing():
             return
         self._since = self.loop.time()
+        if self._head == 0 and b"h2c" in data:
+            data = _declined(data)
         if self._head >= 0:
             # Before the parser sees it: it would keep megabytes of headers.
             self._head += len(data)
@@ -237,6 +242,14 @@ class GuardedLane(HotLane):
             self.by_address[self._address] -= 1
             if not self.by_address[self._address]:
                 del self.by_address[self._address]
+
+
+def _declined(data: bytes) -> bytes:
+    """A request without its offer of HTTP/2 in the clear, which a server may pass over (RFC 9110,
+    7.8). Java's HttpClient offers it with each first request, and the parser would lose its body.
+    """
+    head, blank, rest = data.partition(b"\r\n\r\n")
+    return _OFFER.sub(b"", head, count=1) + blank + rest
 
 
 def guarded(hot: frozenset[str], limits: Limits) -> type[GuardedLane]:

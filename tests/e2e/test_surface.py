@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 
 import pytest
 
 from tests.fakes.running import Running, running
-from tests.fakes.upstream import DONE, Conversation, FakeUpstream, chunk, finish, reply, sse
+from tests.fakes.upstream import DONE, Conversation, FakeUpstream, answer, chunk, finish, reply, sse
 
 PATH = "/v1/chat/completions"
 CONFIG = """
@@ -94,6 +95,35 @@ def test_row_31_an_upgrade_to_nothing(sent: bytes) -> None:
             assert await told(at, sent) == (400, "invalid_http")
 
     asyncio.run(scenario())
+
+
+def test_an_offer_of_http2_is_passed_over() -> None:
+    """A request as Java's HttpClient sends its first, with `Upgrade: h2c`, is answered as it is,
+    and so is the next one on its connection; a body that speaks of it is left alone.
+    """
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAEAAEAA\r\nUpgrade: h2c\r\n"
+    said = json.loads(ASK) | {"user": "\r\n\r\nupgrade: h2c\r\n"}
+    body = json.dumps(said | {"stream": False}).encode()
+    sent = HEAD + offer + b"content-length: %d\r\n\r\n" % len(body) + body
+
+    async def scenario() -> None:
+        async with (
+            FakeUpstream(answer("one two")) as upstream,
+            running(config(upstream.base_url), KEY="k") as at,
+        ):
+            reader, writer = await asyncio.open_connection("127.0.0.1", at.port)
+            for _ in range(2):
+                writer.write(sent)
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200 ")
+                length = re.search(rb"content-length: (\d+)", head)
+                assert length is not None
+                assert b"one two" in await reader.readexactly(int(length[1]))
+            writer.close()
+            posted = [each.json for each in upstream.requests if each.method == "POST"]
+            assert [each["user"] for each in posted] == [said["user"]] * 2
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
 
 
 def test_row_32_a_body_beyond_its_length(caplog: pytest.LogCaptureFixture) -> None:
