@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -22,7 +22,7 @@ from gateway.core.routing import Upstream, Zone
 from gateway.dialects.base import Dialect
 from gateway.feedback import SCHEMA, read_feedback
 from gateway.fleet import Fleet
-from gateway.headers import error_headers, new_id
+from gateway.headers import error_headers, headers_of, new_id
 from gateway.plan import Alias
 from gateway.record import RecordStore, to_json
 from gateway.schema import proxy_paths
@@ -36,7 +36,9 @@ MOST_FEEDBACK = 64 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminParts:
-    """What the admin paths look at. `operators`: nobody else can reach this port."""
+    """What the admin paths look at. `operators`: nobody else can reach this port. `once`: headers
+    that rules look at.
+    """
 
     fleet: Fleet
     aliases: Mapping[str, Alias]
@@ -52,6 +54,7 @@ class AdminParts:
     explain: Callable[[Exchange], Awaitable[dict[str, Any]]]
     decisions: Callable[[int, str | None], list[dict[str, Any]]]
     feedback: Callable[[str, str, float], None] | None
+    once: Collection[str]
     operators: bool
 
 
@@ -61,7 +64,7 @@ def admin_app(parts: AdminParts) -> App:
     _handle_errors(app)
 
     def caller(request: Request) -> Caller:
-        headers = dict(request.headers)
+        headers = headers_of(request.scope)
         parts.guard(request.method, headers)
         return parts.authenticate(headers)
 
@@ -133,7 +136,7 @@ def admin_app(parts: AdminParts) -> App:
         dialect = parts.dialects.get(path)
         if dialect is None:
             raise NotFound(f"No requests are taken at {path[:120]!r}.", param="path")
-        headers = dict(request.headers)
+        headers = headers_of(request.scope, parts.once)
         return await parts.explain(
             Exchange(
                 id="explain",

@@ -46,6 +46,7 @@ from gateway.core.errors import (
     TandemError,
 )
 from gateway.core.exchange import Caller
+from gateway.headers import headers_of
 from gateway.wire.openai_shapes import error_body
 
 logger = logging.getLogger("tandem.companion")
@@ -155,9 +156,7 @@ class CompanionEndpoint:
             self._idle.discard(limit)
 
     def _caller(self, method: str, scope: Scope) -> Caller:
-        headers = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
-        }
+        headers = headers_of(scope)
         self._guard(method, headers)
         return self._authenticate(headers)
 

@@ -190,6 +190,7 @@ class Generation:
                 explain=self._explain,
                 decisions=self._shared.decisions.latest,
                 feedback=self._shared.labels.feedback if self._shared.labels else None,
+                once=self.rulebook.headers,
                 operators=operators,
             )
         )

@@ -3,32 +3,55 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Container
 from functools import lru_cache
 from itertools import chain
 
 from gateway import speculation
 from gateway.asgi import Headers, RawHeaders, Scope
-from gateway.core.errors import BodyTooLarge, TandemError
+from gateway.core.errors import BodyTooLarge, InvalidRequest, TandemError
 from gateway.core.exchange import Reply
 from gateway.core.routing import Tier
 
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 32 * 1024
+ONCE = frozenset({"authorization", "content-encoding", "content-type", "origin", "x-api-key"})
+"""Headers that say one thing, as all do that begin with `x-tandem-`."""
 
 
 def new_id() -> str:
     return "req_" + os.urandom(12).hex()
 
 
-def headers_of(scope: Scope) -> dict[str, str]:
-    """Request headers by lower-case name; the last of a repeated one wins.
+def headers_of(scope: Scope, once: Container[str] = ()) -> dict[str, str]:
+    """Request headers by lower-case name; a repeated one is a list with commas (RFC 9110, 5.2).
 
-    Raises BodyTooLarge: httptools itself accepts megabytes of headers (operations.md 0.5).
+    Raises BodyTooLarge: httptools itself accepts megabytes of headers (operations.md 0.5). Raises
+    InvalidRequest where one of ONCE, of ours or of `once` says different things: two zones are no
+    wish that anybody could guess, and a rule would see only one of two values.
     """
     raw = scope["headers"]
     if len(raw) > MAX_HEADERS or sum(map(len, chain.from_iterable(raw))) > MAX_HEADER_BYTES:
         raise BodyTooLarge("The request's headers are too large.", code="headers_too_large")
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in raw}
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in raw}
+    return headers if len(headers) == len(raw) else _joined(raw, once)
+
+
+def _joined(raw: RawHeaders, once: Container[str]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for key, said in raw:
+        name, value = key.decode("latin-1"), said.decode("latin-1")
+        before = headers.setdefault(name, value)
+        if value == before:
+            continue
+        if name in ONCE or name in once or name.startswith("x-tandem-"):
+            raise InvalidRequest(
+                f"The header {name[:64]} is there twice, and not the same.",
+                param=name[:64],
+                code="repeated_header",
+            )
+        headers[name] = f"{before}, {value}"
+    return headers
 
 
 def headers_for(reply: Reply) -> RawHeaders:

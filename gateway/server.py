@@ -170,7 +170,7 @@ class _Cycle:
 
     async def _read(self) -> Exchange:
         scope, server = self._scope, self._server
-        headers = headers_of(scope)
+        headers = headers_of(scope, server._pipeline.planner.rulebook.headers)
         if scope["method"] != "POST":
             raise MethodNotAllowed("Use POST here.", headers={"allow": "POST"})
         server._guard(scope["method"], headers)

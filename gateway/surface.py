@@ -6,6 +6,7 @@ that a request on the hot path pays for a time stamp and not for timers of its o
 
 from __future__ import annotations
 
+import re
 import resource
 from collections import Counter
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from gateway.core.errors import (
     TandemError,
 )
 from gateway.headers import MAX_HEADER_BYTES, MAX_HEADERS, error_headers, new_id
-from gateway.hot_lane import HotLane
+from gateway.hot_lane import HotLane, LeanCycle
 from gateway.limits.keys import is_loopback
 from gateway.wire.openai_shapes import error_body
 
@@ -32,6 +33,8 @@ LINGER_S = 1.0
 """How long a refused client may go on sending, so that it hears why."""
 FILES_KEPT = 256
 """File descriptors for everything but clients and the upstream connection that each may need."""
+
+_OFFER = re.compile(rb"\r\nupgrade:[ \t]*h2c[ \t]*(?=\r\n|\Z)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,11 +97,20 @@ class GuardedLane(HotLane):
     def handle_websocket_upgrade(self) -> None:
         self._forget()  # sessions are counted where they are served
         super().handle_websocket_upgrade()
+        opening = getattr(self.transport.get_protocol(), "conn", None)
+        if opening is None or opening.handshake_exc is None or self.transport.is_closing():
+            return
+        # A POST, a body, a line too long: no handshake to refuse, and uvicorn would wait for more
+        # of it, for ever and without anybody's look.
+        self._refuse(InvalidRequest("This is no WebSocket handshake.", code="invalid_http"))
+        self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         if self._refused_at is not None or self.transport.is_closing():
             return
         self._since = self.loop.time()
+        if self._head == 0 and b"h2c" in data:
+            data = _declined(data)
         if self._head >= 0:
             # Before the parser sees it: it would keep megabytes of headers.
             self._head += len(data)
@@ -216,6 +228,13 @@ class GuardedLane(HotLane):
         # To close while it still sends would reset the connection, and what we said with it.
         self._refused_at = self.loop.time()
         self.transport.write_eof()
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            # Nobody will hear what is still being said on this connection.
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if isinstance(cycle, LeanCycle):
+                cycle.left()
 
     def _forget(self) -> None:
         if self._counted:
@@ -223,6 +242,14 @@ class GuardedLane(HotLane):
             self.by_address[self._address] -= 1
             if not self.by_address[self._address]:
                 del self.by_address[self._address]
+
+
+def _declined(data: bytes) -> bytes:
+    """A request without its offer of HTTP/2 in the clear, which a server may pass over (RFC 9110,
+    7.8). Java's HttpClient offers it with each first request, and the parser would lose its body.
+    """
+    head, blank, rest = data.partition(b"\r\n\r\n")
+    return _OFFER.sub(b"", head, count=1) + blank + rest
 
 
 def guarded(hot: frozenset[str], limits: Limits) -> type[GuardedLane]:

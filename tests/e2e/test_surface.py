@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 
 import pytest
 
 from tests.fakes.running import Running, running
-from tests.fakes.upstream import DONE, Conversation, FakeUpstream, chunk, finish, sse
+from tests.fakes.upstream import DONE, Conversation, FakeUpstream, answer, chunk, finish, reply, sse
 
 PATH = "/v1/chat/completions"
 CONFIG = """
@@ -70,6 +71,112 @@ def test_row_32_what_is_no_request(sent: bytes, status: int, code: str | None) -
                 431: ("headers_too_large",),
             }
             assert why in ((code,) if code else expected[got])
+
+    asyncio.run(scenario())
+
+
+UPGRADE = b"host: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"POST /x HTTP/1.1\r\n" + UPGRADE + b"content-length: 2\r\n\r\n{}",
+        b"GET /x HTTP/1.1\r\n" + UPGRADE + b"content-length: 2\r\n\r\n{}",
+        b"GET /x HTTP/1.1\r\n" + UPGRADE + b"x: " + b"y" * 9000 + b"\r\n\r\n",
+    ],
+    ids=["a POST", "a body", "a long line"],
+)
+def test_row_31_an_upgrade_to_nothing(sent: bytes) -> None:
+    """What asks for a WebSocket and is no handshake is told so, and holds no connection."""
+
+    async def scenario() -> None:
+        async with running(config(), KEY="k") as at:
+            assert await told(at, sent) == (400, "invalid_http")
+
+    asyncio.run(scenario())
+
+
+def test_an_offer_of_http2_is_passed_over() -> None:
+    """A request as Java's HttpClient sends its first, with `Upgrade: h2c`, is answered as it is,
+    and so is the next one on its connection; a body that speaks of it is left alone.
+    """
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAEAAEAA\r\nUpgrade: h2c\r\n"
+    said = json.loads(ASK) | {"user": "\r\n\r\nupgrade: h2c\r\n"}
+    body = json.dumps(said | {"stream": False}).encode()
+    sent = HEAD + offer + b"content-length: %d\r\n\r\n" % len(body) + body
+
+    async def scenario() -> None:
+        async with (
+            FakeUpstream(answer("one two")) as upstream,
+            running(config(upstream.base_url), KEY="k") as at,
+        ):
+            reader, writer = await asyncio.open_connection("127.0.0.1", at.port)
+            for _ in range(2):
+                writer.write(sent)
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200 ")
+                length = re.search(rb"content-length: (\d+)", head)
+                assert length is not None
+                assert b"one two" in await reader.readexactly(int(length[1]))
+            writer.close()
+            posted = [each.json for each in upstream.requests if each.method == "POST"]
+            assert [each["user"] for each in posted] == [said["user"]] * 2
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_row_32_a_body_beyond_its_length(caplog: pytest.LogCaptureFixture) -> None:
+    """Who sends more than was announced is told so and nothing else: what comes for it then is
+    nobody's, its place is free, and nothing fails in the log.
+    """
+
+    asked, told_off = asyncio.Event(), asyncio.Event()
+
+    async def script(conversation: Conversation) -> None:
+        if conversation.request.method == "POST":
+            asked.set()
+            await told_off.wait()
+            await sse(chunk("hi"), finish(), DONE)(conversation)
+        else:
+            await reply(404, {})(conversation)
+
+    async def scenario() -> None:
+        async with (
+            FakeUpstream(script) as upstream,
+            running(config(upstream.base_url), KEY="k") as at,
+        ):
+            reader, writer = await asyncio.open_connection("127.0.0.1", at.port)
+            writer.write(WHOLE)
+            await asked.wait()
+            writer.write(b"}}} GARBAGE\r\n\r\n")
+            assert b'"code":"invalid_http"' in await reader.read()
+            told_off.set()
+            while at.gateway.admission.inside:
+                await asyncio.sleep(0.01)
+            writer.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+    assert not [each for each in caplog.records if each.exc_info]
+
+
+def test_two_zones_are_no_zone() -> None:
+    """A header of ours that says two things is refused, whichever came last, and nobody is asked;
+    so is one that a rule looks at.
+    """
+    rule = "{name: kept, when: {header.x-team: {eq: secret}}, locality: machine}"
+
+    async def scenario() -> None:
+        async with FakeUpstream(sse(chunk("hi"), finish(), DONE)) as upstream:
+            ruled = config(upstream.base_url) + f"rules: [{rule}]\n"
+            async with running(ruled, KEY="k") as at:
+                for twice in (
+                    b"x-tandem-zone: machine\r\nX-Tandem-Zone: public\r\n",
+                    b"x-team: secret\r\nx-team: other\r\n",
+                ):
+                    more = twice + b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(ASK)
+                    assert await told(at, HEAD + more + ASK) == (400, "repeated_header")
+                assert [each for each in upstream.requests if each.method == "POST"] == []
 
     asyncio.run(scenario())
 
