@@ -198,7 +198,7 @@ def test_headers_tell_the_plan(http: httpx.Client) -> None:
     assert answer.headers["x-tandem-cache"] in ("miss", "hit")
     assert answer.headers["x-tandem-cost-usd"] == "0"
     spec = http.post(CHAT, json={**BODY, "model": "tandem"})
-    # What it says hangs on what earlier answers taught: these models are quick enough to go without.
+    # By what earlier answers taught; these models are quick enough to go without a session.
     assert spec.headers["x-tandem-spec"].startswith(("companion", "stream;off"))
 
 
